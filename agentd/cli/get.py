@@ -1,0 +1,88 @@
+"""`agentd get`: a file out of the sandbox; the local file appears whole or not at all."""
+
+import argparse
+import asyncio
+import os
+import posixpath
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from agentd.cli import connection, progress
+from agentd.client import Client
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("get", help="download a file", description="Downloads a file of the sandbox.")
+    parser.add_argument("path", metavar="PATH", help="the file in the sandbox")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="where to, - for standard output (default: its name, here)"
+    )
+    connection.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    return connection.carry_out("get", lambda: _get(args))
+
+
+def _get(args: argparse.Namespace) -> None:
+    client = connection.connect(args)
+    if args.file == "-":
+        try:
+            asyncio.run(_fetch(client, args, sys.stdout.buffer.write))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered must not fail once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
+        return
+    with _replacing(_destination(args.path, args.file)) as write:
+        asyncio.run(_fetch(client, args, write))
+
+
+async def _fetch(client: Client, args: argparse.Namespace, write: Callable[[bytes], object]) -> None:
+    received = 0
+    moved: progress.Moved
+
+    def begins(length: int | None) -> None:
+        nonlocal moved
+        moved = display.enter_context(progress.shown(args.path, length))
+
+    def keep(piece: bytes) -> None:
+        nonlocal received
+        write(piece)
+        received += len(piece)
+        moved(received)
+
+    with ExitStack() as display:
+        async with client:
+            await client.download(args.path, keep, user=args.user, begins=begins)
+
+
+def _destination(path: str, file: str | None) -> str:
+    name = posixpath.basename(path)
+    if not name and (file is None or os.path.isdir(file)):
+        raise connection.UsageError(f"{path!r} names no file: say which FILE to write")
+    chosen = os.path.realpath(os.path.join(file, name) if file and os.path.isdir(file) else file or name)
+    if os.path.exists(chosen) and not os.path.isfile(chosen):
+        raise connection.UsageError(f"{chosen} is not a regular file; - writes to standard output")
+    return chosen
+
+
+@contextmanager
+def _replacing(file: str) -> Iterator[Callable[[bytes], object]]:
+    """Yields a way to write to a hidden sibling, which takes the file's place, and mode, when all went well."""
+    hidden = os.path.join(os.path.dirname(file), f".agentd-get-{secrets.token_hex(8)}")
+    with open(hidden, "xb") as out:
+        try:
+            with suppress(FileNotFoundError):
+                os.fchmod(out.fileno(), stat.S_IMODE(os.stat(file).st_mode))
+            yield out.write
+            out.flush()
+            os.replace(hidden, file)
+        except BaseException:
+            os.unlink(hidden)
+            raise

@@ -1,0 +1,67 @@
+"""`agentd put`: a file, a directory or standard input into the sandbox; what breaks off can be resumed."""
+
+import argparse
+import asyncio
+import shlex
+import sys
+
+from agentd.cli import connection, progress
+from agentd.client import ApiError, SourceChanged, Uploaded, open_source
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "put",
+        help="upload a file, a directory or standard input",
+        description="Uploads in concurrent parts. When it breaks off it prints the command line that goes on.",
+    )
+    parser.add_argument("source", metavar="FILE", help="a file, a directory, or - for standard input")
+    parser.add_argument("target", metavar="TARGET", help="where it goes in the sandbox")
+    parser.add_argument("--resume", metavar="UPLOAD_ID", help="go on with this upload")
+    parser.add_argument("--conflict", choices=("merge", "replace", "error"), default="merge", help="if TARGET exists")
+    parser.add_argument(
+        "--concurrency", type=connection.positive, metavar="N", help="parts in flight (default: what the daemon allows)"
+    )
+    connection.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    watch = progress.UploadProgress()
+
+    def failed(error: Exception | None) -> None:
+        upload_id = watch.upload_id or args.resume
+        gone = isinstance(error, SourceChanged) or (isinstance(error, ApiError) and error.status == 404)
+        if upload_id and not gone:
+            print(f"upload id: {upload_id}\nresume with: {_again(args, upload_id)}", file=sys.stderr)
+
+    return connection.carry_out("put", lambda: _put(args, watch), failed)
+
+
+def _put(args: argparse.Namespace, watch: progress.UploadProgress) -> None:
+    client = connection.connect(args)
+    with open_source(args.source, sys.stdin.buffer) as source:
+
+        async def upload() -> Uploaded:
+            async with client:
+                return await client.upload(
+                    source,
+                    args.target,
+                    conflict=args.conflict,
+                    user=args.user,
+                    concurrency=args.concurrency,
+                    resume=args.resume,
+                    progress=watch,
+                )
+
+        with watch.shown(source.name, source.size):
+            done = asyncio.run(upload())
+    print(f"{done.session.target_path}: {done.session.content_length} bytes, sha256 {done.sha256}")
+
+
+def _again(args: argparse.Namespace, upload_id: str) -> str:
+    options = ["--resume", upload_id, *connection.given(args)]
+    if args.concurrency:
+        options += ["--concurrency", str(args.concurrency)]
+    line = shlex.join(["agentd", "put", *options, "--", args.source, args.target])
+    return f"{line} < the same input" if args.source == "-" else line

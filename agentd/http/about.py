@@ -1,0 +1,53 @@
+"""What the daemon tells about itself: version, numbers, what it can do here, and the description of its API."""
+
+import platform
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from agentd import __version__
+from agentd.http.endpoint import Call, Dialect, Endpoint, TextResult
+from agentd.http.openapi import document
+from agentd.telemetry import CONTENT_TYPE, Metrics
+
+
+class Version(msgspec.Struct, frozen=True):
+    """The daemon's and its interpreter's version."""
+
+    version: str
+    python: str
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """kernel: its release. filesystem: the type of the workspace's. features: kernel features by name, found by trying.
+    durability: what an accepted part survives, ``process`` or ``power``, as it is really given here."""
+
+    kernel: str
+    filesystem: str
+    features: dict[str, bool]
+    durability: str
+
+
+def about(dialects: Sequence[Dialect], metrics: Metrics, capabilities: Mapping[str, object]) -> Dialect:
+    """The daemon's own endpoints; ``capabilities`` are sent as they are at the time of the call."""
+
+    async def version(_: Call) -> Version:
+        return Version(__version__, platform.python_version())
+
+    async def numbers(_: Call) -> TextResult:
+        return TextResult(metrics.render(), CONTENT_TYPE)
+
+    async def capable(_: Call) -> Mapping[str, object]:
+        return capabilities
+
+    async def openapi(_: Call) -> Mapping[str, object]:
+        return document([own, *dialects])
+
+    rows = (
+        Endpoint("GET", "/version", "version", version, result=Version, summary="The daemon's version"),
+        Endpoint("GET", "/metrics", "metrics", numbers, summary="Numbers in the Prometheus text format"),
+        Endpoint("GET", "/v1/capabilities", "capabilities", capable, result=Capabilities, summary="What works here"),
+        Endpoint("GET", "/openapi.json", "openapi", openapi, summary="This API as OpenAPI 3.1"),
+    )
+    own = Dialect("agentd", ("",), rows)
+    return own

@@ -1,0 +1,97 @@
+"""Where the daemon listens: ``HOST:PORT`` (``[::1]:8811`` for IPv6), ``unix:PATH``, or ``fd:N`` for a socket that a
+service manager has opened (sd_listen_fds(3))."""
+
+import ipaddress
+import os
+import socket
+import stat
+from contextlib import suppress
+
+
+def bind(address: str) -> socket.socket:
+    """A bound stream socket. ValueError says what is wrong with the address, OSError why it is not to be had.
+
+    A unix socket gets mode 0600; a file that an earlier daemon left is replaced once nobody answers at it.
+    """
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        return _bind_unix(rest)
+    if kind == "fd":
+        if not rest.isdecimal():
+            raise ValueError(f"{address!r} is not fd:N with a number")
+        return _adopt(int(rest))
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT, unix:PATH or fd:N")
+    family, kind_of, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind_of, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _adopt(fd: int) -> socket.socket:
+    adopted = socket.socket(fileno=fd)
+    if adopted.type != socket.SOCK_STREAM:
+        adopted.detach()
+        raise ValueError(f"fd {fd} is not a stream socket")
+    adopted.set_inheritable(False)
+    return adopted
+
+
+def _bind_unix(path: str) -> socket.socket:
+    if not path:
+        raise ValueError("unix: without a path")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        try:
+            bound.bind(path)
+        except OSError:
+            if not _is_stale(path):
+                raise
+            os.unlink(path)
+            bound.bind(path)
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(umask)
+    return bound
+
+
+def _is_stale(path: str) -> bool:
+    """Whether a socket is there that nobody listens at."""
+    if not os.path.lexists(path) or not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
+        try:
+            one.connect(path)
+        except ConnectionRefusedError:
+            return True
+        return False
+
+
+def remove(address: str) -> None:
+    """Takes away the file that `bind` has made for a unix socket."""
+    if address.startswith("unix:"):
+        with suppress(FileNotFoundError):
+            os.unlink(address.removeprefix("unix:"))
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return bound.family == socket.AF_UNIX or ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def url(bound: socket.socket) -> str:
+    """``http://127.0.0.1:8811`` or ``unix:/run/agentd.sock``."""
+    where = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{where if isinstance(where, str) else '@' + where[1:].decode()}"
+    host, port = where[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"

@@ -1,0 +1,58 @@
+"""The one place where a failure becomes HTTP.
+
+The body is what the dialect's ``render`` makes of the error, or problem details (RFC 9457) where no dialect is in
+charge. The extension members are ``code``, ``retryable``, ``request_id`` and the error's own facts.
+"""
+
+import logging
+import math
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+
+from agentd.errors import AgentError, Internal
+from agentd.http.codec import encode
+from agentd.http.endpoint import Dialect
+from agentd.telemetry import fields
+
+CONTENT_TYPE = "application/problem+json"
+
+_log = logging.getLogger("agentd.http")
+
+
+def internal(exception: BaseException, what: str) -> Internal:
+    """What the caller may learn of an unforeseen failure: the id under which the log has its traceback."""
+    instance = uuid4().hex
+    _log.error("unexpected failure in %s", what, exc_info=exception, extra=fields(instance=instance))
+    return Internal(f"an unexpected failure; the daemon's log has it as {instance}", instance=instance)
+
+
+def problem(error: AgentError, request_id: str) -> dict[str, Any]:
+    """Problem details as in RFC 9457 section 3."""
+    return {
+        **error.facts,
+        "type": f"urn:agentd:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "retryable": error.retryable,
+        "request_id": request_id,
+    }
+
+
+def respond(error: AgentError, request_id: str, dialect: Dialect | None = None, mount: str = "") -> web.Response:
+    """The answer to a request that failed with ``error``."""
+    if dialect is None or dialect.render is None:
+        body, content_type = encode(problem(error, request_id)), CONTENT_TYPE
+    else:
+        body, content_type = encode(dialect.render(error, request_id, mount)), "application/json"
+    response = web.Response(status=error.status, body=body, headers={"Content-Type": content_type})
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="agentd"'
+    if isinstance(wait := error.facts.get("retry_after"), int | float):
+        response.headers["Retry-After"] = str(math.ceil(wait))
+    if isinstance(allow := error.facts.get("allow"), list):
+        response.headers["Allow"] = ", ".join(allow)
+    return response

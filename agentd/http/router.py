@@ -1,0 +1,93 @@
+"""From a method and a raw path to a row.
+
+A path is split at ``/`` first and each segment is percent-decoded then, so an encoded slash stays inside its segment.
+Nothing is normalised: no trailing slash is added or removed, no ``//`` is joined, and nobody is redirected.
+"""
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from agentd.http.codec import list_fields
+from agentd.http.endpoint import Dialect, Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row at one of its mounts. lists: the names of its params that take a list."""
+
+    endpoint: Endpoint
+    lists: frozenset[str]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads: the dialect in charge (None: nobody), and its rows by method (none: not found).
+
+    values: the decoded segments that stand for a ``{name}``, in order.
+    """
+
+    dialect: Dialect | None
+    mount: str
+    routes: dict[str, Route]
+    values: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Node:
+    literal: dict[str, "_Node"] = field(default_factory=dict)
+    variable: "_Node | None" = None
+    routes: dict[str, Route] = field(default_factory=dict)
+    mounted: tuple[Dialect, str] | None = None
+
+
+class Router:
+    """All rows of all dialects, as a tree of segments. Two rows with one method and path raise ValueError."""
+
+    def __init__(self, dialects: tuple[Dialect, ...]) -> None:
+        self._top = _Node()
+        for dialect in dialects:
+            for mount in dialect.mounts:
+                self._node(mount).mounted = (dialect, mount)
+                for row in dialect.endpoints:
+                    self._add(mount, row)
+
+    def _node(self, path: str) -> _Node:
+        node = self._top
+        for segment in path.split("/")[1:]:
+            if segment.startswith("{"):
+                node.variable = node.variable or _Node()
+                node = node.variable
+            else:
+                node = node.literal.setdefault(segment, _Node())
+        return node
+
+    def _add(self, mount: str, row: Endpoint) -> None:
+        path = mount + row.path
+        routes = self._node(path).routes
+        if row.method in routes:
+            raise ValueError(f"two rows are {row.method} {path}: {routes[row.method].endpoint.name} and {row.name}")
+        names = tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))
+        routes[row.method] = Route(row, list_fields(row.params), names)
+
+    def find(self, path: str) -> Place:
+        """The place of a raw path that starts with ``/``."""
+        return _walk(self._top, path.split("/"), 1, Place(None, "", {}, ()))
+
+
+def _walk(node: _Node, segments: list[str], at: int, place: Place) -> Place:
+    """The place below ``node``: that of the first rows found, literal segments first, else the deepest mount passed."""
+    dialect, mount = node.mounted or (place.dialect, place.mount)
+    if at == len(segments):
+        return Place(dialect, mount, node.routes, place.values)
+    nowhere = Place(dialect, mount, {}, ())
+    children = [(node.literal.get(segments[at]), place.values)]
+    if segments[at]:
+        children.append((node.variable, (*place.values, unquote(segments[at], errors="surrogateescape"))))
+    for child, values in children:
+        if child is not None:
+            found = _walk(child, segments, at + 1, Place(dialect, mount, {}, values))
+            if found.routes:
+                return found
+            nowhere = max(nowhere, found, key=lambda one: len(one.mount))
+    return Place(nowhere.dialect, nowhere.mount, {}, ())

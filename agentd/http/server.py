@@ -1,0 +1,326 @@
+"""The door: every request comes in here, and every answer and failure goes out here.
+
+    health? -> request id -> token -> route -> path, query and JSON to Structs -> handler -> answer -> log and metrics
+
+A handler whose client leaves is cancelled. What is left of a body after the answer is read and dropped for at most
+10 s, so that a client that is still sending gets to see its answer.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from urllib.parse import quote
+from uuid import uuid4
+
+from aiohttp import web
+
+from agentd.errors import (
+    AgentError,
+    ClientGone,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+    StorageFailed,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from agentd.http import codec
+from agentd.http.access import Access
+from agentd.http.body import Body
+from agentd.http.connection import Connection, Connections
+from agentd.http.endpoint import Call, Dialect, FileResult, TextResult
+from agentd.http.health import Health
+from agentd.http.problem import internal, respond
+from agentd.http.router import Place, Route, Router
+from agentd.linux.threads import in_thread
+from agentd.telemetry import Metrics, fields, request_id
+
+PIECE = 1 << 20
+BACKLOG = 1024
+CANCEL_SECONDS = 5.0
+LAST_SECONDS = 1.0
+GONE_STATUS = 499
+JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|(?![\s\S]))", re.IGNORECASE)
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}(?![\s\S])")
+
+_log = logging.getLogger("agentd.access")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds.
+
+    keepalive_timeout: how long a connection may be idle. body_stall_timeout: how long a body may bring nothing, and how
+    long the headers of a request may take.
+    """
+
+    header_bytes: int = 16384
+    json_bytes: int = 1 << 20
+    connections: int = 1024
+    keepalive_timeout: float = 75.0
+    body_stall_timeout: float = 30.0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what became of it."""
+
+    request: web.BaseRequest
+    request_id: str
+    place: Place
+    query: str
+    body: Body
+    route: Route | None = None
+    error: AgentError | None = None
+    response: web.StreamResponse | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return self.route.endpoint.name if self.route else ""
+
+
+class Server:
+    """Serves dialects on any number of listening sockets, from `start` to `drain`.
+
+    writable(): blocks; whether the workspace takes writes, for ``/readyz``.
+    """
+
+    def __init__(
+        self,
+        dialects: Sequence[Dialect],
+        *,
+        access: Access,
+        writable: Callable[[], bool],
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        self._router = Router(tuple(dialects))
+        self._access = access
+        self._health = Health(lambda: self._draining, writable)
+        self._limits = limits
+        self._listeners: list[asyncio.Server] = []
+        self._active: set[asyncio.Task[object]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._draining = False
+        self._connections = Connections(
+            self._handle,
+            refused=self._refused,
+            limit=limits.connections,
+            header_bytes=limits.header_bytes,
+            header_timeout=limits.body_stall_timeout,
+            keepalive_timeout=limits.keepalive_timeout,
+        )
+        self._seconds = metrics.histogram(
+            "agentd_request_seconds", "Time to the end of the answer", "dialect", "endpoint"
+        )
+        self._errors = metrics.counter("agentd_errors_total", "Failed requests by error code", "dialect", "code")
+        self._received = metrics.counter("agentd_body_bytes_received_total", "Bytes of request bodies read")
+        self._sent = metrics.counter("agentd_bytes_sent_total", "Bytes of answers sent, headers included")
+        metrics.gauge("agentd_requests_active", "Requests being answered", lambda: len(self._active))
+        metrics.gauge("agentd_connections", "Open connections", lambda: len(self._connections.connections))
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accepts requests on bound stream sockets, which it owns from here on."""
+        loop = asyncio.get_running_loop()
+        for one in sockets:
+            make = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+            self._listeners.append(await make(self._connections, sock=one, backlog=BACKLOG))
+
+    async def drain(self, notice: float, timeout: float) -> bool:
+        """Says on ``/readyz`` that it ends, accepts requests for ``notice`` seconds more, closes listeners and idle
+        connections, waits at most ``timeout`` seconds for the requests that run, and cancels them then.
+
+        Returns whether all ended by themselves.
+        """
+        self._draining = True
+        await asyncio.sleep(notice)
+        for listener in self._listeners:
+            listener.close()
+        self._close_idle()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._quiet.wait()
+        except TimeoutError:
+            for task in self._active:
+                task.cancel()
+            await asyncio.wait(set(self._active), timeout=CANCEL_SECONDS)
+            return False
+        finally:
+            self._close_idle()
+            await self._connections.shutdown(LAST_SECONDS)
+        return True
+
+    def _close_idle(self) -> None:
+        for connection in self._connections.idle():
+            connection.force_close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, query = _target(request)
+        if (answer := await self._health.answer(request.method, path)) is not None:
+            return answer
+        ident = _request_id(request)
+        place = self._router.find(path)
+        exchange = Exchange(request, ident, place, query, Body(request, self._limits.body_stall_timeout))
+        started = time.perf_counter()
+        task = asyncio.current_task()
+        assert task is not None
+        self._active.add(task)
+        self._quiet.clear()
+        try:
+            return await self._answer(exchange)
+        finally:
+            self._active.discard(task)
+            if not self._active:
+                self._quiet.set()
+            self._record(exchange, time.perf_counter() - started)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        """The answer, sent. Every failure ends here and becomes an answer; only a cancellation goes on."""
+        result: object = None
+        try:
+            result = await self._result(exchange)
+            return await self._send(exchange, _response(result, exchange.route), result)
+        except AgentError as error:
+            exchange.error = error
+        except asyncio.CancelledError:
+            exchange.error = Unavailable("draining") if self._draining else ClientGone("the client left")
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where what nobody foresaw becomes an answer
+            exchange.error = internal(error, exchange.endpoint or "the server")
+        finally:
+            if isinstance(result, FileResult):
+                os.close(result.fd)
+        if exchange.request.writer.output_size == 0 and not isinstance(exchange.error, ClientGone):
+            dialect, mount = exchange.place.dialect, exchange.place.mount
+            try:
+                return await self._send(exchange, respond(exchange.error, exchange.request_id, dialect, mount))
+            except ClientGone as error:
+                exchange.error = error
+        exchange.body.cut()
+        return web.Response(status=GONE_STATUS)
+
+    async def _result(self, exchange: Exchange) -> object:
+        """What the handler gives, after everything that can be refused before it."""
+        request, place, body = exchange.request, exchange.place, exchange.body
+        self._access.check(request.headers, request.remote or "unix")
+        if not place.routes:
+            raise NotFound("there is nothing at this path")
+        if request.method not in place.routes:
+            raise MethodNotAllowed("this path takes other methods", allow=sorted(place.routes))
+        route = exchange.route = place.routes[request.method]
+        row = route.endpoint
+        params = data = None
+        if row.params is not None:
+            values = dict(zip(route.names, place.values, strict=True))
+            params = codec.decode_params(row.params, values, exchange.query, route.lists)
+        if body.length != 0 and request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("send the body without a Content-Encoding")
+        if row.body is not None:
+            if body.length != 0 and not JSON_TYPE.match(request.headers.get("Content-Type", "application/json")):
+                raise UnsupportedMediaType("send the body as Content-Type: application/json")
+            data = codec.decode_json(await body.read(self._limits.json_bytes), row.body)
+        return await row.handler(Call(params, data, request.headers, body, exchange.request_id, place.mount))
+
+    async def _send(
+        self, exchange: Exchange, response: web.StreamResponse, result: object = None
+    ) -> web.StreamResponse:
+        request, body = exchange.request, exchange.body
+        exchange.response = response
+        response.headers["X-Request-Id"] = exchange.request_id
+        response.headers["Server"] = "agentd"
+        if self._draining or not body.keep_alive or body.awaits_continue:
+            response.force_close()
+        if isinstance(exchange.error, RequestTimeout) and isinstance(request.protocol, Connection):
+            request.protocol.no_lingering()
+        try:
+            await response.prepare(request)
+            if isinstance(result, FileResult) and request.method != "HEAD":
+                await _send_file(response, result)
+            await response.write_eof()
+        except ConnectionError:
+            raise ClientGone("the client left before the end of its answer") from None
+        return response
+
+    def _refused(self, error: AgentError) -> web.Response:
+        """The answer to what is no HTTP request, and its line in the log."""
+        ident = uuid4().hex
+        self._errors.add("", error.code)
+        _log.info("refused", extra=fields(request_id=ident, status=error.status, code=error.code))
+        response = respond(error, ident)
+        response.headers["X-Request-Id"] = ident
+        return response
+
+    def _record(self, exchange: Exchange, seconds: float) -> None:
+        response, error = exchange.response, exchange.error
+        dialect = exchange.place.dialect.name if exchange.place.dialect else ""
+        code = error.code if error else ""
+        status = error.status if error else response.status if response else 0
+        status = GONE_STATUS if isinstance(error, ClientGone) else status
+        sent = response.body_length if response is not None else 0
+        self._seconds.observe(dialect, exchange.endpoint, value=seconds)
+        if code:
+            self._errors.add(dialect, code)
+        self._received.add(amount=exchange.body.received)
+        self._sent.add(amount=sent)
+        _log.info(
+            "request",
+            extra=fields(
+                dialect=dialect,
+                endpoint=exchange.endpoint,
+                status=status,
+                code=code,
+                bytes_in=exchange.body.received,
+                bytes_out=sent,
+                ms=round(seconds * 1000, 2),
+            ),
+        )
+
+
+def _target(request: web.BaseRequest) -> tuple[str, str]:
+    """Raw path and raw query of the request target, in origin or absolute form (RFC 9112 section 3.2)."""
+    target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
+    path, _, query = target.partition("#")[0].partition("?")
+    return path, query
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    """The caller's id where it is sane, else a new one; from here on every line of the log carries it."""
+    given = request.headers.get("X-Request-Id", "")
+    ident = given if REQUEST_ID.match(given) else uuid4().hex
+    request_id.set(ident)
+    return ident
+
+
+def _response(result: object, route: Route | None) -> web.StreamResponse:
+    if result is None:
+        return web.Response(status=204)
+    if isinstance(result, FileResult):
+        named = quote(result.name, safe="", errors="surrogateescape")
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(result.size),
+            "Last-Modified": formatdate(result.mtime, usegmt=True),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{named}",
+        }
+        return web.StreamResponse(headers=headers)
+    if isinstance(result, TextResult):
+        return web.Response(body=result.text.encode(), headers={"Content-Type": result.content_type})
+    status = route.endpoint.status if route else 200
+    return web.Response(status=status, body=codec.encode(result), headers={"Content-Type": "application/json"})
+
+
+async def _send_file(response: web.StreamResponse, file: FileResult) -> None:
+    sent = 0
+    while sent < file.size:
+        piece = await in_thread(os.pread, file.fd, min(PIECE, file.size - sent), sent)
+        if not piece:
+            raise StorageFailed("the file became shorter while it was sent")
+        await response.write(piece)
+        sent += len(piece)

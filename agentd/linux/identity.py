@@ -1,0 +1,261 @@
+"""Who somebody is in the sandbox, and one thread acting as them.
+
+The kernel keeps credentials per thread. `acting_as` changes those that decide about files (file system uid and gid,
+supplementary groups, capabilities), and no others: the thread cannot be signalled by the user it acts as.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from agentd.errors import PermissionDenied, UnknownUser
+from agentd.linux import syscalls
+from agentd.linux.oserrors import os_errors
+
+_INVALID_ID = 2**32 - 1
+_FILE_LIMIT = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user as the kernel and the password file know them. home: absolute, in sandbox terms."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str
+    home: str
+
+
+class Users:
+    """The users and groups of a root: its etc/passwd and etc/group (passwd(5), group(5)), else the machine's.
+
+    Lines that make no sense are passed over, the first of two entries counts, and the files are read again when they
+    changed. Blocking.
+    """
+
+    def __init__(self, root: "_Directory") -> None:
+        self._root = root
+        self._passwd = _Table("passwd", _account)
+        self._group = _Table("group", _group)
+
+    def find(self, user: str) -> Identity:
+        """The user of that name, else of that number. UnknownUser; a number needs no entry."""
+        for account in self._passwd.entries(self._root):
+            if account.name == user:
+                return self._with_groups(account)
+        number = _id(user)
+        if number is not None:
+            return self.of(number)
+        raise UnknownUser(f"no user {user!r} in the sandbox; give a name of its password file, or a uid", user=user)
+
+    def of(self, uid: int) -> Identity:
+        """Who has this uid. Without an entry: the group of the same number, no others, and /workspace as home."""
+        for account in self._passwd.entries(self._root):
+            if account.uid == uid:
+                return self._with_groups(account)
+        return Identity(uid, uid, (), str(uid), "/workspace")
+
+    def name(self, uid: int) -> str:
+        """The user's name, or the number as text."""
+        return next((account.name for account in self._passwd.entries(self._root) if account.uid == uid), str(uid))
+
+    def group(self, gid: int) -> str:
+        """The group's name, or the number as text."""
+        return next((group.name for group in self._group.entries(self._root) if group.gid == gid), str(gid))
+
+    def _with_groups(self, account: "_Account") -> Identity:
+        others = {group.gid for group in self._group.entries(self._root) if account.name in group.members}
+        groups = (account.gid, *sorted(others - {account.gid}))
+        return Identity(account.uid, account.gid, groups, account.name, account.home)
+
+
+@contextmanager
+def acting_as(identity: Identity) -> Iterator[None]:
+    """For its extent the kernel decides what this thread may do to files as it decides for ``identity``.
+
+    Blocking code only: an ``await`` inside would let other code of the thread act so. May be nested. PermissionDenied
+    when the daemon cannot: it is not root (its own user is fine and changes nothing), or it lacks CAP_SETUID or
+    CAP_SETGID. A thread that cannot return to its own rights ends the process.
+    """
+    if os.geteuid() != 0:
+        if identity.uid != os.geteuid():
+            raise _refusal(identity, "the daemon does not run as root")
+        yield
+        return
+    before = _Credentials.current()
+    # Root's power is its capabilities; anybody else has none, CAP_SYS_PTRACE and CAP_SYS_RESOURCE included.
+    theirs = before.capabilities if identity.uid == 0 else before.capabilities._replace(effective=0)
+    try:
+        try:
+            _Credentials(identity.uid, identity.gid, frozenset(identity.groups), theirs).assume()
+        except OSError as error:
+            raise _refusal(identity, f"the kernel refuses ({error.strerror})") from error
+        yield
+    finally:
+        restored = False
+        try:
+            before.assume()
+            restored = True
+        finally:
+            if not restored:
+                os._exit(70)
+
+
+@contextmanager
+def decided_as(identity: Identity, act: str, path: str) -> Iterator[None]:
+    """`acting_as`, where the kernel's refusal says whose rights were too few to ``act`` ("open", ...) on ``path``."""
+    with acting_as(identity):
+        try:
+            yield
+        except PermissionError as error:
+            raise PermissionDenied(
+                f"cannot {act} {path!r}: user {identity.name!r}, whose rights apply (the request's user, or the owner "
+                "of a link on the way), may not; give that user access, or name the file without the link",
+                path=path,
+                user=identity.name,
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    """What the kernel asks for when this thread touches a file."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    capabilities: syscalls.Capabilities
+
+    @classmethod
+    def current(cls) -> "_Credentials":
+        return cls(syscalls.setfsuid(-1), syscalls.setfsgid(-1), frozenset(os.getgroups()), syscalls.capget())
+
+    def assume(self) -> None:
+        """All of it, or an OSError. The kernel moves some capabilities along with the uid, so they are set last."""
+        permitted = self.capabilities.permitted
+        syscalls.capset(self.capabilities._replace(effective=permitted))
+        syscalls.setgroups(sorted(self.groups))
+        syscalls.setfsgid(self.gid)
+        syscalls.setfsuid(self.uid)
+        syscalls.capset(self.capabilities)
+        if _Credentials.current() != self:
+            raise PermissionError(errno.EPERM, "the ids or capabilities did not change")
+
+
+def _refusal(identity: Identity, reason: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"cannot act as user {identity.name!r} (uid {identity.uid}): {reason}; use the daemon's own user",
+        user=identity.name,
+    )
+
+
+class _Directory(Protocol):
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    name: str
+    gid: int
+    members: frozenset[str]
+
+
+class _Table(Generic[T]):
+    """The entries of one file of etc, read again when it is another file or was changed."""
+
+    def __init__(self, name: str, parse: Callable[[list[str]], T | None]) -> None:
+        self._name = name
+        self._parse = parse
+        self._read: tuple[object, tuple[T, ...]] = (None, ())
+
+    def entries(self, root: _Directory) -> tuple[T, ...]:
+        fd = self._open(root)
+        if fd is None:
+            return ()
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            known, entries = self._read
+            if known != version:
+                text = file.read(_FILE_LIMIT).decode("utf-8", "surrogateescape")
+                entries = tuple(self._parsed(text.split("\n")))
+                self._read = (version, entries)
+            return entries
+
+    def _open(self, root: _Directory) -> int | None:
+        path = f"/etc/{self._name}"
+        with os_errors("read", path):
+            return _open_beneath(root.fd, self._name) or _open_regular(path, os.O_RDONLY)
+
+    def _parsed(self, lines: list[str]) -> Iterator[T]:
+        for line in lines:
+            entry = self._parse(line.split(":"))
+            if entry is not None:
+                yield entry
+
+
+def _open_beneath(root_fd: int, name: str) -> int | None:
+    """etc/NAME of the root; no links, which would need the very users that are looked up."""
+    try:
+        etc = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return _open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=etc)
+    finally:
+        os.close(etc)
+
+
+def _open_regular(path: str, flags: int, dir_fd: int | None = None) -> int | None:
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _account(fields: list[str]) -> _Account | None:
+    if len(fields) != 7 or not _is_name(fields[0]):
+        return None
+    uid, gid = _id(fields[2]), _id(fields[3])
+    if uid is None or gid is None:
+        return None
+    return _Account(fields[0], uid, gid, fields[5] if fields[5].startswith("/") else "/")
+
+
+def _group(fields: list[str]) -> _Group | None:
+    if len(fields) != 4 or not _is_name(fields[0]):
+        return None
+    gid = _id(fields[2])
+    return None if gid is None else _Group(fields[0], gid, frozenset(fields[3].strip().split(",")))
+
+
+def _is_name(text: str) -> bool:
+    """No comment, no blank, none of NIS's ``+name`` and ``-name`` lines."""
+    return bool(text) and text[0] not in "#+-" and text.isprintable() and not any(map(str.isspace, text))
+
+
+def _id(text: str) -> int | None:
+    """A uid or gid; 2**32-1 is none, because the kernel takes it for "leave it as it is"."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None
+    return int(text) if int(text) < _INVALID_ID else None

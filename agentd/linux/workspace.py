@@ -1,0 +1,53 @@
+"""The two directories the daemon cannot do without, and the secret it keeps there."""
+
+import os
+import secrets
+import stat
+
+from agentd.errors import NotFound, PermissionDenied
+from agentd.linux.identity import Identity
+from agentd.linux.root import Root
+
+RESERVED = ".nullspace"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def open_workspace(root: Root, path: str, owner: Identity) -> int:
+    """An fd of the workspace, which is made for ``owner`` where it is missing, parents included. Blocks."""
+    try:
+        with root.open(path, _DIRECTORY) as found:
+            return os.dup(found.fd)
+    except NotFound:
+        with root.locate(path, make_parents=owner) as place:
+            os.mkdir(place.name, 0o755, dir_fd=place.dir_fd)
+            fd = os.open(place.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=place.dir_fd)
+            os.fchown(fd, owner.uid, owner.gid)
+            return fd
+
+
+def open_reserved(workspace: int) -> int:
+    """An fd of the daemon's own tree in the workspace, 0700, made where it is missing. Blocks.
+
+    PermissionDenied where somebody else made it: what is in it could not be trusted.
+    """
+    try:
+        os.mkdir(RESERVED, 0o700, dir_fd=workspace)
+    except FileExistsError:
+        found = os.stat(RESERVED, dir_fd=workspace, follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionDenied(f"{RESERVED} in the workspace is not the daemon's own directory") from None
+    fd = os.open(RESERVED, _DIRECTORY | os.O_NOFOLLOW, dir_fd=workspace)
+    os.fchmod(fd, 0o700)
+    return fd
+
+
+def keep_secret(directory: int, name: str) -> None:
+    """A file of 0600 with one random line, unless it is there; whole or not at all. Blocks."""
+    if name in os.listdir(directory):
+        return
+    fresh = f"{name}.new"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    with open(fd, "w") as file:
+        os.fchmod(fd, 0o600)
+        file.write(secrets.token_urlsafe(32) + "\n")
+    os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -1,0 +1,145 @@
+"""The job that turns a staged upload into its target: seal, count, digest, publish.
+
+It runs once at a time, whoever asks. It stops at the next safe point where `Upload.stop` says so, until the intent is
+written; from then on it finishes, if need be in the next life of the daemon.
+"""
+
+import time
+
+from agentd.core.states import UploadState
+from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
+from agentd.failpoints import hit
+from agentd.linux.threads import LONG, in_thread
+from agentd.uploads import digest
+from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
+from agentd.uploads.publish import Publisher, Staged
+from agentd.uploads.staging import Files, Store
+from agentd.uploads.upload import Spawn, Upload
+
+
+class Completion:
+    def __init__(self, publisher: Publisher, store: Store, spawn: Spawn) -> None:
+        self._publisher = publisher
+        self._store = store
+        self._spawn = spawn
+
+    async def run(self, upload: Upload, sha256: bytes | None) -> None:
+        """Publishes ``upload``, whose whole is said to have the digest ``sha256`` (None: nothing is said).
+
+        On an error nothing is published, and the upload is staged as before (or uploading, where parts are missing).
+        """
+        upload.sealed = True
+        try:
+            hit("complete.after_seal")
+            while upload.writers:
+                await next(iter(upload.writers.values())).done.wait()
+            upload.check_open()
+            check_complete(upload)
+            upload.turn(UploadState.COMPLETING)
+            async with upload.files() as files:
+                if upload.intent is None or not await self._resumed(upload, files, upload.intent):
+                    whole = await _check_content(upload, files, sha256)
+                    await self._publish(upload, files, whole)
+        finally:
+            upload.sealed = False
+            if upload.state is UploadState.COMPLETING:
+                upload.turn(UploadState.STAGED)
+
+    async def clean(self, upload: Upload, staged: Staged | None = None) -> None:
+        """Frees what an ended upload left; a crash on the way is made good by the next daemon."""
+        if staged is not None:
+            await in_thread(staged.discard, pool=LONG)
+        await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
+
+    async def _resumed(self, upload: Upload, files: Files, intent: Intent) -> bool:
+        """Whether the rename of an earlier life turns out to have happened."""
+        if not await in_thread(self._publisher.was_published, upload.header, files, intent, pool=LONG):
+            return False
+        published = Published(upload.header.size, intent.files, intent.sha256, time.time())
+        await upload.record(published, then=lambda: upload.finish(published))
+        hit("recover.after_redo")
+        if intent.beside:
+            await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
+        self._spawn(self.clean(upload))
+        return True
+
+    async def _publish(self, upload: Upload, files: Files, whole: bytes | None) -> None:
+        beside = False
+        while True:
+            staged = await in_thread(self._publisher.stage, upload.header, files, beside, upload.stopping, pool=LONG)
+            try:
+                moved = await self._act(upload, staged, whole or NO_DIGEST)
+            except BaseException:
+                await in_thread(staged.discard, pool=LONG)
+                raise
+            if moved:
+                break
+            await in_thread(staged.discard, pool=LONG)
+            beside = True  # another file system than the staging area's, though the device is the same
+        hit("complete.after_rename")
+        if upload.durable:
+            await in_thread(self._publisher.sync, staged, pool=LONG)
+        published = Published(upload.header.size, staged.files, whole or NO_DIGEST, time.time())
+        await upload.record(published, then=lambda: upload.finish(published))
+        hit("complete.after_published")
+        self._spawn(self.clean(upload, staged))
+
+    async def _act(self, upload: Upload, staged: Staged, whole: bytes) -> bool:
+        """Whether the staged object became the target. Where it did not, the intent is withdrawn."""
+        upload.check_open()
+        method = staged.method.value
+        upload.intent = Intent(staged.device, staged.inode, method, staged.beside, staged.files, whole)
+        moved = False
+        try:
+            await upload.record(upload.intent)
+            hit("complete.after_intent")
+            moved = await in_thread(self._publisher.act, staged, upload.header.path, upload.durable, pool=LONG)
+        finally:
+            if not moved:
+                upload.intent = None
+                await upload.record(Rollback(time.time()))
+        return moved
+
+
+def check_complete(upload: Upload) -> None:
+    """MissingParts, with their ranges, unless every part is accepted."""
+    if upload.parts.next_part is not None:
+        missing = upload.parts.missing()
+        named = [str(first) if first == last else f"{first}-{last}" for first, last in missing]
+        if len(named) > 10:
+            named[10:] = ["..."]
+        raise MissingParts(
+            f"{upload.parts.count - len(upload.parts.accepted)} parts are missing: {', '.join(named)}",
+            missing=[list(span) for span in missing],
+        )
+
+
+def check_whole(declared: bytes | None, given: bytes | None) -> None:
+    """WholeChecksumMismatch where two digests of the whole, both known, differ."""
+    if declared is not None and given is not None and declared != given:
+        raise WholeChecksumMismatch(
+            f"the whole has SHA-256 {declared.hex()} and not {given.hex()}: nothing was published",
+            expected=given.hex(),
+            actual=declared.hex(),
+        )
+
+
+async def _check_content(upload: Upload, files: Files, sha256: bytes | None) -> bytes | None:
+    """The SHA-256 of the whole, where anybody declared one."""
+    stop = upload.stopping
+    if upload.unverified:
+        parts = [(n, upload.parts.span(n), upload.parts.accepted[n].xxh3) for n in sorted(upload.unverified)]
+        lost = await in_thread(digest.first_changed, files.data, parts, stop, pool=LONG)
+        upload.check_open()
+        if lost is not None:
+            upload.fail("state_lost")
+            raise UploadFailed(f"part {lost} did not survive the restart of the machine: create a new upload")
+        upload.unverified.clear()
+    whole = None
+    if sha256 is not None or upload.header.whole_sha256 is not None:
+        whole = await in_thread(digest.sha256_of, files.data, upload.header.size, stop, pool=LONG)
+        upload.check_open()
+        check_whole(whole, sha256)
+        check_whole(whole, upload.header.whole_sha256)
+    hit("complete.after_hash")
+    return whole

@@ -1,0 +1,270 @@
+"""How a staged object becomes the target: by one rename, with its final owner and mode already on it.
+
+Two steps with a journal record between them. ``stage`` looks at the target, decides by the table of `core.conflict`,
+and brings the object into its final form; it can be repeated at will. ``act`` renames, exchanges or merges. After a
+crash between the two, ``was_published`` tells by inode whether ``act`` happened.
+
+Where the target is on another file system, the object is staged beside the target, under a hidden name that a
+later daemon can derive. All methods here block.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from agentd.core.conflict import Existing, Kind, Method, decide
+from agentd.errors import AgentError, NotADirectory, TargetConflict
+from agentd.failpoints import hit
+from agentd.linux.identity import Identity, Users
+from agentd.linux.oserrors import PUBLISH, os_errors
+from agentd.linux.root import Location, Root
+from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from agentd.uploads import trees
+from agentd.uploads.archive import ArchiveLimits, unpack
+from agentd.uploads.copying import copy_file
+from agentd.uploads.journal import Header, Intent
+from agentd.uploads.staging import DATA, TREE, Files
+
+NEW_FILE_MODE = 0o644
+NEW_DIRECTORY_MODE = 0o755
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Staged:
+    """An object in its final form, and where it goes. ``source`` is the directory fd under which it is ``name``.
+
+    ``keep`` closes what is open, the replaced file among it: that frees its blocks, which takes longer than the rename.
+    """
+
+    location: Location
+    source: int
+    name: str
+    beside: bool
+    method: Method
+    device: int
+    inode: int
+    files: int
+    keep: ExitStack
+
+    def discard(self) -> None:
+        """Removes what did not become the target, or what an exchange brought back, and closes."""
+        with self.keep:
+            if self.beside or self.name == TREE:
+                trees.remove(self.source, self.name)
+
+
+class Publisher:
+    """owner: of what is new where no user is named. strict: the file system decides as the named user."""
+
+    def __init__(self, root: Root, users: Users, owner: Identity, archive: ArchiveLimits, *, strict: bool) -> None:
+        self._root = root
+        self._users = users
+        self._owner = owner
+        self._archive = archive
+        self._strict = strict
+
+    def user(self, name: str | None) -> Identity | None:
+        return None if name is None else self._users.find(name)
+
+    def rights(self, user: Identity | None) -> tuple[Identity, ...]:
+        """Whose rights bound what is done for ``user``, beside the daemon's own."""
+        return (user,) if self._strict and user is not None else ()
+
+    def stage(self, header: Header, files: Files, beside: bool, stop: Callable[[], bool]) -> Staged:
+        """Brings the upload's content into its final form. ``beside``: next to the target, as the staging area's own
+        place has turned out to be on another file system."""
+        user = self.user(header.user)
+        with ExitStack() as keep, os_errors("publish", header.path, PUBLISH):
+            first = keep.enter_context(self._locate(header, user))
+            beside = beside or os.fstat(first.dir_fd).st_dev != os.fstat(files.directory).st_dev
+            source = os.dup(first.dir_fd if beside else files.directory)
+            keep.callback(os.close, source)
+            name = _hidden(header) if beside else (DATA if header.kind is Kind.FILE else TREE)
+            if header.kind is Kind.FILE:
+                made, count = self._stage_file(header, files, source, name, beside), 1
+            else:
+                made, count = self._stage_tree(header, files, source, name, user, stop)
+            keep.callback(os.close, made)
+            try:
+                place = keep.enter_context(self._locate(header, user))
+                method = self._decide(header, place)
+                if method is not Method.MERGE:
+                    self._finish(made, place.stat, user, header)
+                self._hold(place, keep)
+                hit("complete.after_chown")
+                found = os.fstat(made)
+                return Staged(place, source, name, beside, method, found.st_dev, found.st_ino, count, keep.pop_all())
+            except BaseException:
+                if beside or header.kind is not Kind.FILE:
+                    trees.remove(source, name)
+                raise
+
+    def act(self, staged: Staged, path: str, durable: bool) -> bool:
+        """Makes the staged object the target. False: they are on different file systems, and nothing happened."""
+        place = staged.location
+        with os_errors("publish", path, PUBLISH):
+            try:
+                match staged.method:
+                    case Method.MERGE:
+                        _merge(staged, path, durable)
+                    case Method.RENAME:
+                        os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
+                    case method:
+                        flag = RENAME_EXCHANGE if method is Method.EXCHANGE else RENAME_NOREPLACE
+                        renameat2(staged.source, staged.name, place.dir_fd, place.name, flag)
+            except OSError as error:
+                if error.errno == errno.EXDEV and not staged.beside:
+                    return False
+                raise
+        return True
+
+    def sync(self, staged: Staged) -> None:
+        """Makes the rename last: the directories on both sides, and those that were made on the way."""
+        os.fsync(staged.source)
+        fd = os.dup(staged.location.dir_fd)
+        device = os.fstat(fd).st_dev
+        while True:
+            os.fsync(fd)
+            parent = os.open("..", _DIRECTORY, dir_fd=fd)
+            here, above = os.fstat(fd), os.fstat(parent)
+            os.close(fd)
+            fd = parent
+            if above.st_dev != device or above.st_ino == here.st_ino:
+                return os.close(fd)
+
+    def was_published(self, header: Header, files: Files, intent: Intent) -> bool:
+        """Whether the rename that ``intent`` announced happened. A merge is not known to be done: it is repeated."""
+        if intent.method == Method.MERGE.value:
+            return False
+        staged = (intent.device, intent.inode)
+        if not intent.beside:
+            return _identity(DATA if header.kind is Kind.FILE else TREE, files.directory) != staged
+        try:
+            with self._root.locate(header.path) as place:
+                at_target = place.stat is not None and (place.stat.st_dev, place.stat.st_ino) == staged
+                return at_target or _identity(_hidden(header), place.dir_fd) != staged
+        except AgentError:
+            return False
+
+    def clean_beside(self, header: Header) -> None:
+        """Removes what was staged beside the target and has not become it."""
+        with suppress(AgentError), self._root.locate(header.path) as place:
+            trees.remove(place.dir_fd, _hidden(header))
+
+    def clean_all_beside(self, headers: list[Header]) -> None:
+        """As `clean_beside`, for uploads whose completion a crash may have interrupted."""
+        for header in headers:
+            self.clean_beside(header)
+
+    # -- inside
+
+    def _locate(self, header: Header, user: Identity | None) -> Location:
+        try:
+            place = self._root.locate(header.path, make_parents=user or self._owner, rights=self.rights(user))
+        except NotADirectory as error:
+            raise TargetConflict(error.detail, path=header.path) from error
+        try:
+            place.check_replaceable()
+            self._decide(header, place)
+        except BaseException:
+            place.close()
+            raise
+        return place
+
+    def _decide(self, header: Header, place: Location) -> Method:
+        mode = None if place.stat is None else place.stat.st_mode
+        return decide(header.kind, header.conflict, Existing.of(mode), header.path)
+
+    def _hold(self, place: Location, keep: ExitStack) -> None:
+        """Holds what is replaced open, so that its blocks are not freed within the rename."""
+        with suppress(FileNotFoundError):
+            fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.dir_fd)
+            keep.callback(os.close, fd)
+
+    def _stage_file(self, header: Header, files: Files, source: int, name: str, beside: bool) -> int:
+        if not beside:
+            return os.dup(files.data)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=source)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=source)
+        try:
+            copy_file(files.data, fd, header.size)
+            hit("complete.after_copy")
+        except BaseException:
+            os.close(fd)
+            os.unlink(name, dir_fd=source)
+            raise
+        return fd
+
+    def _stage_tree(
+        self, header: Header, files: Files, source: int, name: str, user: Identity | None, stop: Callable[[], bool]
+    ) -> tuple[int, int]:
+        owner = user or self._owner
+        trees.remove(source, name)
+        os.mkdir(name, 0o700, dir_fd=source)
+        fd = -1
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=source)
+            unpacked = unpack(files.data, header.size, fd, self._archive, (owner.uid, owner.gid), stop)
+            if header.durability == "power":
+                trees.sync_tree(fd)
+            hit("complete.after_unpack")
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            trees.remove(source, name)
+            raise
+        return fd, unpacked.files
+
+    def _finish(self, fd: int, replaced: os.stat_result | None, user: Identity | None, header: Header) -> None:
+        """Owner and mode: what is replaced hands on both, but a named user becomes the owner. As a write would, this
+        drops the set-id bits."""
+        if replaced is None:
+            owner = user or self._owner
+            uid, gid = owner.uid, owner.gid
+            mode = NEW_FILE_MODE if header.kind is Kind.FILE else NEW_DIRECTORY_MODE
+        else:
+            uid, gid = (user.uid, user.gid) if user is not None else (replaced.st_uid, replaced.st_gid)
+            mode = stat.S_IMODE(replaced.st_mode) & 0o1777
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != (uid, gid):
+            try:
+                os.fchown(fd, uid, gid)
+            except PermissionError:
+                if os.geteuid() == 0 or user is not None:
+                    raise  # a daemon that is not root replaces a foreign file by one of its own
+        os.fchmod(fd, mode)
+        if header.durability == "power":
+            os.fsync(fd)
+
+
+def _merge(staged: Staged, path: str, durable: bool) -> None:
+    place = staged.location
+
+    def allowed(dir_fd: int, name: str) -> None:
+        """As `Location.check_replaceable`, for an entry further down."""
+        with Location(os.dup(dir_fd), name, f"{path}/{name}", None, place.rights) as entry:
+            entry.check_replaceable()
+
+    with ExitStack() as stack:
+        source = os.open(staged.name, _DIRECTORY, dir_fd=staged.source)
+        stack.callback(os.close, source)
+        target = os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)
+        stack.callback(os.close, target)
+        check = allowed if place.rights else None
+        trees.merge(source, target, lambda: hit("merge.after_entry"), check, durable=durable)
+
+
+def _hidden(header: Header) -> str:
+    return f".agentd-{header.upload_id}"
+
+
+def _identity(name: str, dir_fd: int) -> tuple[int, int] | None:
+    with suppress(FileNotFoundError):
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        return found.st_dev, found.st_ino
+    return None

@@ -1,0 +1,440 @@
+"""The uploads of this daemon and the rules between them: what is charged, what the same key means, what ends when.
+
+``Uploads`` owns every `Upload` and changes it on the loop, synchronously: decide, then act. What lasts (a create, a
+completion, an end) runs as a job of its own that the callers join, so that a client that leaves changes nothing.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agentd.core.conflict import ConflictMode, Existing, Kind, decide
+from agentd.core.parts import part_size_for
+from agentd.core.paths import absolute
+from agentd.core.states import UploadState
+from agentd.errors import (
+    AgentError,
+    CapacityExceeded,
+    InsufficientStagingSpace,
+    KeyReused,
+    NoSpace,
+    NotADirectory,
+    NotFound,
+    SizeLimitExceeded,
+    TargetConflict,
+    Unavailable,
+    UploadAborted,
+    UploadAlreadyCompleted,
+    UploadExpired,
+    UploadFailed,
+    UploadNotFound,
+)
+from agentd.failpoints import hit
+from agentd.linux.oserrors import translate
+from agentd.linux.root import Root
+from agentd.linux.threads import LONG, in_thread
+from agentd.uploads import journal, recovery
+from agentd.uploads.completion import Completion, check_complete, check_whole
+from agentd.uploads.intake import Intake
+from agentd.uploads.publish import Publisher
+from agentd.uploads.staging import Store
+from agentd.uploads.upload import Body, Upload, start_job
+
+Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+CLOCK_JUMP = 3600.0  # seconds by which the wall clock may outrun the monotonic one
+LONGEST_SLEEP = 3600.0  # seconds between two looks at the clock
+RETRY = 60.0  # seconds until an upload whose disk failed is expired again
+TOMBSTONES = 10  # ended uploads that are remembered, as a multiple of max_sessions
+
+_log = logging.getLogger("agentd.uploads")
+
+
+class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, times in seconds. ``quota_bytes`` None: 90 % of what is free at start."""
+
+    part_size: int = 8 << 20
+    max_parts: int = 10_000
+    parts_per_upload: int = 4
+    parts_at_once: int = 16
+    max_upload_bytes: int = 64 << 30
+    quota_bytes: int | None = None
+    min_free_bytes: int = 64 << 20
+    lifetime: float = 86_400.0
+    retention: float = 86_400.0
+    max_sessions: int = 1000
+    durability: str = "process"
+
+
+class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for at create (wire contract, section 1.2)."""
+
+    kind: Kind
+    source_kind: str
+    target_path: str
+    size: int
+    conflict: ConflictMode
+    whole_sha256: bytes | None
+    metadata: bytes
+    user: str | None
+
+    def fingerprint(self) -> bytes:
+        """The same for the same request alone."""
+        return hashlib.sha256(repr(msgspec.structs.astuple(self)).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What relative paths mean in this sandbox: absolute sandbox paths."""
+
+    workspace: str
+    cwd: str | None
+
+
+class Uploads:
+    """See the module. ``spawn`` starts a task that outlives its request; `close` waits for it."""
+
+    def __init__(
+        self, store: Store, root: Root, publisher: Publisher, places: Places, limits: UploadLimits, spawn: Start
+    ) -> None:
+        self.limits = limits
+        self.quota = limits.quota_bytes or 0
+        self.quarantined: list[str] = []
+        self._store = store
+        self._root = root
+        self._publisher = publisher
+        self._places = places
+        self._intake = Intake(limits.parts_at_once, limits.min_free_bytes)
+        self._start = spawn
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._completion = Completion(publisher, store, self._spawn)
+        self._uploads: dict[str, Upload] = {}
+        self._keys: dict[bytes, tuple[bytes, asyncio.Future[Upload]]] = {}
+        self._unborn = 0  # bytes charged for creates that are under way
+        self._wake = asyncio.Event()
+        self._next_sweep = 0.0
+        self._stop: AgentError | None = None
+
+    # -- the daemon's life
+
+    async def open(self) -> recovery.Found:
+        """Recovers what an earlier daemon left, before anybody may ask; says what was found."""
+        found = await in_thread(recovery.scan, self._store, pool=LONG)
+        hit("recover.after_scan")
+        for recovered in found.uploads:
+            upload = Upload(recovered.journal, self._store, self._spawn)
+            recovery.restore(upload, recovered)
+            self._uploads[upload.id] = upload
+            if upload.header.key is not None:
+                self._remember(upload.header.key, upload)
+            if upload.state.ended:
+                if recovered.data_size is not None:
+                    self._spawn(self._completion.clean(upload))
+            elif upload.intent is not None:
+                self._complete(upload, None)
+        waiting = [u.header for u in self._uploads.values() if u.state is UploadState.STAGED and u.intent is None]
+        await in_thread(self._publisher.clean_all_beside, waiting, pool=LONG)
+        if self.limits.quota_bytes is None:
+            self.quota = (await in_thread(self._store.free_bytes) + found.staged_bytes) * 9 // 10
+        self.quarantined = found.quarantined
+        return found
+
+    async def run(self) -> None:
+        """Expires and forgets, each at its time, for ever: a job for the daemon's supervisor."""
+        wall, steady = time.time(), time.monotonic()
+        while True:
+            self._wake.clear()
+            elapsed, wall = time.time() - wall, time.time()
+            if elapsed - (time.monotonic() - steady) > CLOCK_JUMP:
+                await self._grant_another_lifetime()
+            steady = time.monotonic()
+            self._next_sweep = await self._sweep()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._next_sweep - time.time())):
+                    await self._wake.wait()
+
+    async def close(self) -> None:
+        """Stops what still runs, at the next safe point, and gives the store back."""
+        self._stop = Unavailable("the daemon stops: repeat when it is back", retry_after=1)
+        for upload in self._uploads.values():
+            upload.stop = upload.stop or self._stop
+            await self._quiesce(upload)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await in_thread(self._store.close)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._start(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what clients ask for
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are promised to uploads that have not ended."""
+        return self._unborn + sum(upload.header.size for upload in self._uploads.values() if not upload.state.ended)
+
+    def get(self, upload_id: str) -> Upload:
+        """UploadNotFound; UploadFailed for one that could not be read after a restart."""
+        if (upload := self._uploads.get(upload_id)) is not None:
+            return upload
+        if upload_id in self.quarantined:
+            raise UploadFailed(f"upload {upload_id} could not be read after a restart: create a new one")
+        raise UploadNotFound(f"there is no upload {upload_id!r}: it never was, or was forgotten after its end")
+
+    def list(self) -> list[Upload]:
+        """All uploads, the ended ones included, the newest first."""
+        return sorted(self._uploads.values(), key=lambda upload: upload.header.created, reverse=True)
+
+    async def create(self, new: NewUpload, key: str | None) -> Upload:
+        """A new upload, or the one that the same ``key`` made before.
+
+        Repeating a create that still runs joins it. KeyReused where the key stood for another request.
+        """
+        if key is None:
+            return await asyncio.shield(start_job(self._spawn, self._create(new, None)))
+        name, fingerprint = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), new.fingerprint()
+        known = self._keys.get(name)
+        if known is None:
+            known = self._keys[name] = (fingerprint, start_job(self._spawn, self._create(new, name)))
+            known[1].add_done_callback(lambda job: self._forget_failed(name, job))
+        elif known[0] != fingerprint:
+            raise KeyReused("this Idempotency-Key was used for another request: a new upload needs a new key")
+        return await asyncio.shield(known[1])
+
+    async def put_part(self, upload_id: str, number: int, body: Body, sha256: bytes | None) -> Upload:
+        """Takes part ``number``; returns when it is accepted, by this body or by an equal one before.
+
+        sha256: 32 bytes, where the client declared it. Errors: the reasons of the wire contract, section 1.12.
+        """
+        upload = self.get(upload_id)
+        with upload.about():
+            await self._intake.put(upload, number, body, sha256)
+        self._wake_by(upload.expires)
+        return upload
+
+    async def complete(self, upload_id: str, sha256: bytes | None) -> Upload:
+        """Publishes the upload; joins a completion that runs, and answers again for one that is done."""
+        upload = self.get(upload_id)
+        with upload.about():
+            if upload.state is not UploadState.COMPLETED:
+                upload.check_open()
+                check_whole(upload.header.whole_sha256, sha256)
+                if upload.completion is None and not upload.writers:
+                    check_complete(upload)
+                await asyncio.shield(upload.completion or self._complete(upload, sha256))
+            assert upload.published is not None
+            if sha256 not in (None, upload.published.sha256) and upload.published.sha256 != journal.NO_DIGEST:
+                raise UploadAlreadyCompleted("the upload is completed, with another SHA-256 than the one given now")
+        return upload
+
+    async def abort(self, upload_id: str) -> None:
+        """Ends the upload and frees its space. Repeating it is harmless; what is published stays published."""
+        upload = self.get(upload_id)
+        with upload.about():
+            if upload.state is UploadState.COMPLETED or upload.intent is not None:
+                raise UploadAlreadyCompleted("the upload is completed: delete what it published instead")
+            if not upload.state.ended:
+                await asyncio.shield(self._end(upload, UploadState.ABORTED))
+
+    # -- jobs
+
+    async def _create(self, new: NewUpload, key: bytes | None) -> Upload:
+        if self._stop is not None:
+            raise self._stop
+        if new.size > self.limits.max_upload_bytes:
+            raise SizeLimitExceeded(
+                f"an upload has at most {self.limits.max_upload_bytes} bytes and {new.size} were asked for",
+                limit=self.limits.max_upload_bytes,
+                requested=new.size,
+            )
+        target = await in_thread(self._check_target, new)
+        self._check_capacity(new.size)
+        self._unborn += new.size
+        try:
+            header = self._header(new, target, key)
+            made = await in_thread(self._store.create, header, -(-header.size // header.part_size))
+        except OSError as error:
+            fault = translate(error, "stage", target)
+            if isinstance(fault, NoSpace):
+                raise InsufficientStagingSpace(fault.detail, path=target) from error
+            raise fault or error from error
+        finally:
+            self._unborn -= new.size
+        upload = self._uploads[header.upload_id] = Upload(made, self._store, self._spawn)
+        self._wake_by(upload.expires)
+        hit("create.before_ack")
+        return upload
+
+    def _complete(self, upload: Upload, sha256: bytes | None) -> asyncio.Future[None]:
+        async def run() -> None:
+            try:
+                await self._completion.run(upload, sha256)
+            finally:
+                upload.completion = None
+                self._wake_by(upload.updated + self.limits.retention)
+
+        upload.completion = start_job(self._spawn, run())
+        return upload.completion
+
+    def _end(self, upload: Upload, state: UploadState) -> asyncio.Future[None]:
+        """Aborts or expires ``upload``, once, whoever asks."""
+
+        async def run() -> None:
+            try:
+                await self._quiesce(upload)
+                if upload.state.ended or upload.intent is not None:
+                    return
+                now = time.time()
+                record = journal.Abort(now) if aborted else journal.Expire(now)
+                await upload.record(record, then=lambda: upload.turn(state, now))
+                hit("abort.after_record" if aborted else "sweep.after_record")
+                await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
+            finally:
+                upload.ending = upload.stop = None
+                self._wake_by(upload.updated + self.limits.retention)
+
+        aborted = state is UploadState.ABORTED
+        if upload.ending is None:
+            upload.stop = UploadAborted("the upload was aborted") if aborted else UploadExpired("the upload expired")
+            upload.ending = start_job(self._spawn, run())
+        return upload.ending
+
+    async def _quiesce(self, upload: Upload) -> None:
+        """Returns when nobody writes to the upload and no completion runs; `Upload.stop` keeps new ones out."""
+        while upload.writers or upload.completion is not None:
+            for writer in upload.writers.values():
+                writer.let_go()
+            if upload.writers:
+                await next(iter(upload.writers.values())).done.wait()
+            elif upload.completion is not None:
+                await asyncio.wait([upload.completion])
+                await asyncio.sleep(0)  # its owner clears it after the waiters are told
+
+    # -- create
+
+    def _check_target(self, new: NewUpload) -> str:
+        """The absolute target. Refuses now what could only be refused later: who, where, and mode ``error``. Blocks."""
+        user = self._publisher.user(new.user)
+        home = None if user is None else user.home
+        path = absolute(new.target_path, cwd=self._places.cwd, home=home, workspace=self._places.workspace)
+        try:
+            with self._root.locate(path, rights=self._publisher.rights(user)) as place:
+                mode = None if place.stat is None else place.stat.st_mode
+                decide(new.kind, new.conflict, Existing.of(mode), path)
+        except NotADirectory as error:
+            raise TargetConflict(error.detail, path=path) from error
+        except NotFound:
+            pass  # missing parents are made when there is something to publish
+        return path
+
+    def _check_capacity(self, size: int) -> None:
+        active = sum(not upload.state.ended for upload in self._uploads.values())
+        if active >= self.limits.max_sessions:
+            raise CapacityExceeded(
+                f"{active} uploads are open and no more are taken: complete or abort some first",
+                limit=self.limits.max_sessions,
+                used=active,
+            )
+        reserved = self.reserved
+        if reserved + size > self.quota:
+            raise InsufficientStagingSpace(
+                f"{size} bytes do not fit into the staging quota of {self.quota}, of which {reserved} are reserved: "
+                "complete or abort other uploads first",
+                limit=self.quota,
+                used=reserved,
+                requested=size,
+            )
+
+    def _header(self, new: NewUpload, target: str, key: bytes | None) -> journal.Header:
+        limits = self.limits
+        part_size = part_size_for(new.size, limits.part_size, limits.max_parts)
+        return journal.Header(
+            upload_id=f"up_{secrets.token_hex(16)}",
+            kind=new.kind,
+            source_kind=new.source_kind,
+            target=os.fsencode(target),
+            conflict=new.conflict,
+            size=new.size,
+            part_size=part_size,
+            durability=limits.durability,
+            user=new.user,
+            metadata=new.metadata,
+            whole_sha256=new.whole_sha256,
+            created=time.time(),
+            lifetime=limits.lifetime,
+            key=key,
+            fingerprint=new.fingerprint(),
+            limits=journal.Limits(limits.max_upload_bytes, part_size, limits.parts_per_upload, self.quota),
+        )
+
+    def _remember(self, key: bytes, upload: Upload) -> None:
+        known: asyncio.Future[Upload] = asyncio.get_running_loop().create_future()
+        known.set_result(upload)
+        self._keys[key] = (upload.header.fingerprint, known)
+
+    def _forget_failed(self, key: bytes, job: asyncio.Future[Upload]) -> None:
+        if job.cancelled() or job.exception() is not None:
+            del self._keys[key]
+
+    # -- time
+
+    def _wake_by(self, when: float) -> None:
+        if when < self._next_sweep:
+            self._wake.set()
+
+    async def _sweep(self) -> float:
+        """Ends what is over its time, forgets what ended long ago, and says when to look again."""
+        now = time.time()
+        next_look = now + LONGEST_SLEEP
+        ended = []
+        for upload in list(self._uploads.values()):
+            if upload.state.ended:
+                ended.append(upload)
+            elif upload.expires > now:
+                next_look = min(next_look, upload.expires)
+            elif upload.busy or upload.intent is not None:
+                next_look = min(next_look, now + min(RETRY, upload.header.lifetime))
+            else:
+                try:
+                    await self._end(upload, UploadState.EXPIRED)
+                    next_look = now
+                except (AgentError, OSError):
+                    _log.exception("upload %s could not be expired", upload.id)
+                    next_look = min(next_look, now + RETRY)
+        ended.sort(key=lambda upload: upload.updated)
+        surplus = len(ended) - TOMBSTONES * self.limits.max_sessions
+        for position, upload in enumerate(ended):
+            forgotten = upload.updated + self.limits.retention
+            if forgotten > now and position >= surplus:
+                next_look = min(next_look, forgotten)
+                break
+            await self._forget(upload)
+        return next_look
+
+    async def _forget(self, upload: Upload) -> None:
+        self._uploads.pop(upload.id, None)
+        if upload.header.key is not None:
+            self._keys.pop(upload.header.key, None)
+        await in_thread(self._store.delete, upload.id, pool=LONG)
+
+    async def _grant_another_lifetime(self) -> None:
+        """The machine slept, or was resumed from a snapshot: that time is not held against anybody."""
+        for upload in list(self._uploads.values()):
+            if not upload.state.ended:
+                expires = time.time() + upload.header.lifetime
+
+                def extended(upload: Upload = upload, expires: float = expires) -> None:
+                    upload.expires = expires
+
+                await upload.record(journal.Extend(expires), then=extended)

@@ -1,0 +1,252 @@
+"""Where uploads wait: one directory for each under the reserved tree, everything relative to directory fds.
+
+::
+
+    lock                        flock held for the daemon's life
+    uploads/v1/<id>/journal     see journal.py; an ended upload keeps it alone, until its retention ends
+                    data        the staging file: sparse, exact size, 0600
+                    tree        an archive being unpacked, or the tree that an exchange brought back
+    uploads/v1/.new-<random>    being created       .trash-<id>  being deleted
+    quarantine/<id>             could not be read
+
+All functions here block.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from agentd.core.parts import Digests, Span
+from agentd.errors import InsufficientStagingSpace
+from agentd.failpoints import hit
+from agentd.linux.syscalls import FALLOC_FL_KEEP_SIZE, RENAME_NOREPLACE, fallocate, renameat2
+from agentd.uploads import journal, trees
+
+DATA, JOURNAL, TREE = "data", "journal", "tree"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _boot_id() -> bytes:
+    """Which boot of the kernel this is, proc(5): 16 bytes, zeros where it cannot be told."""
+    with suppress(OSError, ValueError):
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+    return bytes(16)
+
+
+BOOT_ID = _boot_id()
+
+
+class StoreLocked(Exception):
+    """Another daemon serves this root."""
+
+
+@dataclass(slots=True)
+class Files:
+    """The open files of one upload. ``data`` is -1 where the staging file is not there (any more)."""
+
+    directory: int
+    journal: int
+    data: int
+
+    def close(self) -> None:
+        for fd in (self.directory, self.journal, self.data):
+            if fd >= 0:
+                os.close(fd)
+
+
+class Store:
+    """The uploads' part of the reserved tree, given as a directory fd, which the store takes over."""
+
+    def __init__(self, reserved: int, *, durable: bool) -> None:
+        self.fd = reserved
+        self.durable = durable
+        with ExitStack() as undo:
+            undo.callback(os.close, reserved)
+            self._lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=reserved)
+            undo.callback(os.close, self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreLocked("another daemon holds the lock of this root's reserved tree") from None
+            self.uploads = _directory(reserved, "uploads", "v1")
+            undo.callback(os.close, self.uploads)
+            self.quarantine_fd = _directory(reserved, "quarantine")
+            undo.pop_all()
+        self.device = os.fstat(self.uploads).st_dev
+
+    def close(self) -> None:
+        for fd in (self.quarantine_fd, self.uploads, self._lock, self.fd):
+            os.close(fd)
+
+    def ids(self) -> list[str]:
+        """The uploads that are there, the ended ones included."""
+        return sorted(name for name in os.listdir(self.uploads) if not name.startswith("."))
+
+    def quarantined(self) -> list[str]:
+        return sorted(os.listdir(self.quarantine_fd))
+
+    def free_bytes(self) -> int:
+        found = os.fstatvfs(self.uploads)
+        return found.f_bavail * found.f_frsize
+
+    def create(self, header: journal.Header, parts: int) -> journal.Journal:
+        """Makes the upload's directory: whole under a hidden name, then renamed."""
+        hidden = f".new-{secrets.token_hex(8)}"
+        os.mkdir(hidden, 0o700, dir_fd=self.uploads)
+        try:
+            with _opened(hidden, _DIRECTORY, self.uploads) as directory:
+                hit("create.after_mkdir")
+                with _opened(JOURNAL, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory) as fd:
+                    made = journal.create(fd, header, parts)
+                    self._sync(fd)
+                hit("create.after_header")
+                with _opened(DATA, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory) as fd:
+                    os.ftruncate(fd, header.size)
+                    self._sync(fd)
+                self._sync(directory)
+            renameat2(self.uploads, hidden, self.uploads, header.upload_id, RENAME_NOREPLACE)
+        except BaseException:
+            trees.remove(self.uploads, hidden)
+            raise
+        hit("create.after_rename")
+        self._sync(self.uploads)
+        return made
+
+    def open(self, upload_id: str) -> Files:
+        with ExitStack() as undo:
+            directory = os.open(upload_id, _DIRECTORY, dir_fd=self.uploads)
+            undo.callback(os.close, directory)
+            fd = os.open(JOURNAL, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            undo.callback(os.close, fd)
+            data = -1
+            with suppress(FileNotFoundError):
+                data = os.open(DATA, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            undo.pop_all()
+        return Files(directory, fd, data)
+
+    def empty(self, upload_id: str, made: journal.Journal, point: str) -> None:
+        """Leaves an ended upload its journal, cut to what is used: the tombstone. ``point``: a failpoint between."""
+        with _opened(upload_id, _DIRECTORY, self.uploads) as directory:
+            for name in (DATA, TREE):
+                trees.remove(directory, name)
+                hit(point)
+            with _opened(JOURNAL, os.O_RDWR, directory) as fd:
+                os.ftruncate(fd, made.bytes_used)
+
+    def delete(self, upload_id: str) -> None:
+        """Forgets the upload: renamed first, so that a crash leaves nothing that looks alive."""
+        with suppress(FileNotFoundError):
+            os.rename(upload_id, f".trash-{upload_id}", src_dir_fd=self.uploads, dst_dir_fd=self.uploads)
+        hit("sweep.after_rename")
+        trees.remove(self.uploads, f".trash-{upload_id}")
+
+    def delete_leftovers(self) -> int:
+        """Removes what a crash left half made or half deleted; their number."""
+        names = [name for name in os.listdir(self.uploads) if name.startswith(".")]
+        for name in names:
+            trees.remove(self.uploads, name)
+            hit("recover.mid_cleanup")
+        return len(names)
+
+    def quarantine(self, upload_id: str) -> None:
+        """Takes an upload that cannot be read out of the way of the others."""
+        name = upload_id
+        while True:
+            try:
+                return renameat2(self.uploads, upload_id, self.quarantine_fd, name, RENAME_NOREPLACE)
+            except FileExistsError:
+                name = f"{upload_id}.{secrets.token_hex(4)}"
+
+    def _sync(self, fd: int) -> None:
+        if self.durable:
+            os.fsync(fd)
+
+
+def reserve(fd: int, span: Span, free_floor: int) -> None:
+    """Allocates a part's region, so that a full disk is known before the body is read.
+
+    Raises InsufficientStagingSpace where the disk is full, or would be below ``free_floor`` bytes. A file system
+    that cannot allocate ahead is trusted to say so at the write.
+    """
+    found = os.fstatvfs(fd)
+    free = found.f_bavail * found.f_frsize
+    if free - span.length < free_floor:
+        raise InsufficientStagingSpace(
+            f"{free} bytes are free, {span.length} are needed and {free_floor} have to stay free: "
+            "make room in the sandbox and send the part again",
+            limit=free_floor,
+            used=free,
+            requested=span.length,
+        )
+    try:
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, span.offset, span.length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+
+
+class Sink:
+    """Takes the bytes of one part, in order: hashes them and writes them at their place. One thread at a time."""
+
+    def __init__(self, fd: int, offset: int, *, sha256: bool) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._hashes = Hashes(sha256=sha256)
+
+    def write(self, piece: memoryview) -> None:
+        self._hashes.write(piece)
+        while piece:
+            written = os.pwrite(self._fd, piece, self._offset)
+            self._offset += written
+            piece = piece[written:]
+        hit("part.after_first_write")
+
+    def digests(self) -> Digests:
+        return self._hashes.digests()
+
+
+class Hashes:
+    """The digests of a part's bytes, of which nothing is kept."""
+
+    def __init__(self, *, sha256: bool) -> None:
+        self._xxh3 = xxhash.xxh3_128()
+        self._sha256 = hashlib.sha256() if sha256 else None
+
+    def write(self, piece: memoryview) -> None:
+        self._xxh3.update(piece)
+        if self._sha256 is not None:
+            self._sha256.update(piece)
+
+    def digests(self) -> Digests:
+        return Digests(self._xxh3.digest(), None if self._sha256 is None else self._sha256.digest())
+
+
+def _directory(parent: int, *names: str) -> int:
+    """Opens the directory at the end of ``names``, made 0700 where it is missing."""
+    fd = os.dup(parent)
+    for name in names:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=fd)
+        try:
+            child = os.open(name, _DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = child
+    return fd
+
+
+@contextmanager
+def _opened(name: str, flags: int, dir_fd: int) -> Iterator[int]:
+    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,91 @@
+"""The tables in README.md that are taken from the code.
+
+``python -m tests.docs`` rewrites what stands between ``<!-- generated:NAME -->`` and ``<!-- end -->``;
+with ``--check`` it changes nothing, prints what differs and ends with 1.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from agentd import config, daemon, errors
+from agentd.http.endpoint import Dialect
+
+README = Path(__file__).parent.parent / "README.md"
+TABLE = re.compile(r"(?P<start><!-- generated:(?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; what would break a cell is escaped."""
+    cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    heads = list(heads)
+    lines = [heads, ["---"] * len(heads), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def word(error: type[errors.AgentError]) -> str:
+    """What a program reads to know the error: the reason where there is one, else the code."""
+    return f"`{getattr(error, 'reason', error.code)}`"
+
+
+def errors_table() -> str:
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.AgentError)]
+    kinds = [c for c in classes if c not in (errors.AgentError, errors.UploadError)]
+    rows = ((word(c), c.status, c.title, "yes" if c.retryable else "no") for c in sorted(kinds, key=lambda c: c.status))
+    return table(("code or reason", "status", "meaning", "repeat?"), rows)
+
+
+def endpoints_table() -> str:
+    return "\n".join(dialect_table(dialect) for dialect in daemon.DIALECTS)
+
+
+def dialect_table(dialect: Dialect) -> str:
+    rows = (
+        (row.method, f"`{row.path}`", row.summary, ", ".join(word(error) for error in row.errors))
+        for row in dialect.endpoints
+    )
+    mounts = " and ".join(f"`{mount}`" for mount in dialect.mounts if mount)
+    below = f", below {mounts}" if mounts else ""
+    return f"**{dialect.name}**{below}\n\n" + table(("method", "path", "what", "errors of its own"), rows)
+
+
+def configuration_table() -> str:
+    rows = (
+        (f"`{s.key}`", f"`{s.flag}`", f"`{s.environment}`", f"`{s.default}`" if s.default else "", s.meaning)
+        for s in config.describe()
+    )
+    return table(("key", "flag", "environment", "default", "meaning"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "endpoints": endpoints_table,
+    "errors": errors_table,
+    "configuration": configuration_table,
+}
+
+
+def generate(text: str) -> str:
+    """The text with every table made anew. An unknown or a missing table is an error."""
+    names = [match["name"] for match in TABLE.finditer(text)]
+    if sorted(names) != sorted(TABLES):
+        raise SystemExit(f"README.md has the tables {names}, the code has {list(TABLES)}")
+    return TABLE.sub(lambda match: match["start"] + TABLES[match["name"]]() + match["end"], text)
+
+
+def main(arguments: list[str]) -> int:
+    old = README.read_text()
+    new = generate(old)
+    if arguments == ["--check"]:
+        lines = difflib.unified_diff(
+            old.splitlines(), new.splitlines(), "README.md", "README.md from the code", lineterm="", n=1
+        )
+        print(*lines, sep="\n", end="\n" if old != new else "")
+        return int(old != new)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ import uvloop
 from agentd.config import Config, ConfigError
 from agentd.dialects.nullspace import NullSpace
 from agentd.errors import AgentError
+from agentd.failpoints import VARIABLE, arm
 from agentd.files.operations import Files
 from agentd.http import listen
 from agentd.http.about import about
@@ -33,16 +34,18 @@ from agentd.http.server import Limits, Server
 from agentd.linux.features import features
 from agentd.linux.identity import Identity, Users
 from agentd.linux.notify import notify, watchdog_seconds
+from agentd.linux.reserved import inode
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import RESERVED, keep_secret, open_reserved, open_workspace
 from agentd.telemetry import Metrics, fields
 from agentd.uploads.archive import ArchiveLimits
 from agentd.uploads.publish import Publisher
-from agentd.uploads.registry import Places, UploadLimits, Uploads
+from agentd.uploads.registry import Uploads
 from agentd.uploads.staging import Store, StoreLocked
+from agentd.uploads.terms import Places, UploadLimits
 
-TOKEN = "token"
+KEPT_NAME = "token"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 
 _log = logging.getLogger("agentd")
@@ -76,7 +79,7 @@ class Background:
     async def _logged(self, job: Coroutine[Any, Any, None]) -> None:
         try:
             await job
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the daemon goes on
             _log.exception("a background job failed")
 
     async def _supervised(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
@@ -86,10 +89,12 @@ class Background:
             try:
                 await service()
                 return
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the service is started again
                 _log.exception("%s failed and is started again", name)
-            pause = FIRST_PAUSE if time.monotonic() - started > LAST_PAUSE else min(2 * pause, LAST_PAUSE)
+            if time.monotonic() - started > LAST_PAUSE:
+                pause = FIRST_PAUSE
             await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
 
 
 @dataclass(slots=True)
@@ -123,10 +128,15 @@ async def open_nullspace(house: House) -> Dialect:
         bytes=config.uploads.archive_max_bytes or limits.max_upload_bytes,
         depth=config.uploads.archive_max_depth,
     )
-    publisher = Publisher(house.root, house.users, house.owner, archive, strict=config.user_access == "kernel")
+    publisher = Publisher(
+        *(house.root, house.users, house.owner, archive),
+        strict=config.user_access == "kernel",
+        reserved=inode(os.fstat(house.reserved)),
+    )
     places = Places(config.workspace, config.cwd)
     try:
-        store = await in_thread(lambda: Store(os.dup(house.reserved), durable=limits.durability == "power"))
+        durable = limits.durability == "power"
+        store = await in_thread(lambda: Store(house.workspace, os.dup(house.reserved), durable=durable))
     except StoreLocked as error:
         raise ConfigError("root", str(error)) from None
     uploads = Uploads(store, house.root, publisher, places, limits, house.background.spawn)
@@ -137,7 +147,7 @@ async def open_nullspace(house: House) -> Dialect:
         extra=fields(uploads=len(found.uploads), quarantined=len(found.quarantined), leftovers=found.leftovers),
     )
     house.background.supervise("the sweep of uploads", uploads.run)
-    return NullSpace(uploads, Files(house.root, house.users), publisher, places).dialect()
+    return NullSpace(uploads, Files(house.root, house.users), publisher, places, config.sandbox_id).dialect()
 
 
 # Every dialect there is: what opens its rooms and makes it.
@@ -173,6 +183,7 @@ async def serve(config: Config) -> int:
     """See the module. Returns 0 after a drain in time, and also where requests had to be cancelled."""
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     metrics = Metrics()
+    _raise_open_files()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as closing:
         ended = _signals()
         sockets = _bind(config, closing)
@@ -211,6 +222,10 @@ async def serve(config: Config) -> int:
 
 def run(config: Config) -> int:
     """Serves until a signal; returns the exit status. ConfigError where a setting turns out to be unusable."""
+    try:
+        arm(os.environ.get(VARIABLE))
+    except ValueError as error:
+        raise ConfigError(VARIABLE, str(error)) from None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(config))
@@ -283,8 +298,8 @@ def _tokens(house: House) -> Tokens:
     """Those of ``token_file``, else of a file that is made and kept in the reserved tree. Blocks."""
     if house.config.token_file is not None:
         return Tokens(house.config.token_file)
-    keep_secret(house.reserved, TOKEN)
-    tokens = Tokens(f"{os.readlink(f'/proc/self/fd/{house.reserved}')}/{TOKEN}")
+    keep_secret(house.reserved, KEPT_NAME)
+    tokens = Tokens(f"{os.readlink(f'/proc/self/fd/{house.reserved}')}/{KEPT_NAME}")
     _log.info("the token is in %s", tokens.path)
     return tokens
 
@@ -292,10 +307,13 @@ def _tokens(house: House) -> Tokens:
 def _server_limits(config: Config) -> Limits:
     values = msgspec.structs.asdict(config.limits)
     del values["unauthenticated_per_second"]
-    # A connection is an fd, and there are files beside them.
+    return Limits(**values)
+
+
+def _raise_open_files() -> None:
+    """As many fds as allowed: each connection is one, and there are files beside them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return Limits(**values)
 
 
 def _watch(background: Background, manager: str | None) -> None:

@@ -8,6 +8,7 @@ AgentError
 ├── PermissionDenied        the file system, or the owner of a link on the way, says no
 │   └── PathReserved        the daemon's own tree
 ├── NotFound                nothing is there
+│   ├── MachineNotFound, SandboxNotFound    this daemon is not the one that is meant
 │   └── UploadNotFound      no such upload, or forgotten since
 ├── MethodNotAllowed        the path exists, the method does not
 ├── NotADirectory, IsADirectory, TooManyLinks
@@ -81,6 +82,14 @@ class PathReserved(PermissionDenied):
 
 class NotFound(AgentError):
     code, status, title = "not_found", 404, "Not found"
+
+
+class MachineNotFound(NotFound):
+    code, title = "machine_not_found", "No such machine"
+
+
+class SandboxNotFound(NotFound):
+    code, title = "sandbox_not_found", "No such sandbox"
 
 
 class UploadNotFound(NotFound):

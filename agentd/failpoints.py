@@ -57,7 +57,7 @@ def arm(setting: str | None) -> None:
     name, _, action = setting.partition("=")
     action, _, count = action.partition(":")
     if name not in FAILPOINTS or action not in ACTIONS or not (count or "1").isdecimal():
-        raise ValueError(f"{VARIABLE}: {setting!r} is not NAME=ACTION[:N] with a known name and one of {ACTIONS}")
+        raise ValueError(f"{setting!r} is not NAME=ACTION[:N] with a known name and one of {ACTIONS}")
     _armed, _action, _left = name, action, int(count or "1")
 
 

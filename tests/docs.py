@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agentd import config, daemon, errors
+from agentd.dialects.nullspace import NullSpace
+from agentd.http.about import about
 from agentd.http.endpoint import Dialect
+from agentd.telemetry import Metrics
 
 README = Path(__file__).parent.parent / "README.md"
 TABLE = re.compile(r"(?P<start><!-- generated:(?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -37,13 +40,20 @@ def errors_table() -> str:
     return table(("code or reason", "status", "meaning", "repeat?"), rows)
 
 
+def dialects() -> list[Dialect]:
+    """Every API with its rows, which are the same with or without rooms behind them."""
+    found = [object.__new__(NullSpace).dialect()]
+    assert [f"open_{dialect.name}" for dialect in found] == [build.__name__ for build in daemon.DIALECTS]
+    return [*found, about(found, Metrics(), {})]
+
+
 def endpoints_table() -> str:
-    return "\n".join(dialect_table(dialect) for dialect in daemon.DIALECTS)
+    return "\n".join(map(dialect_table, dialects()))
 
 
 def dialect_table(dialect: Dialect) -> str:
     rows = (
-        (row.method, f"`{row.path}`", row.summary, ", ".join(word(error) for error in row.errors))
+        (row.method, f"`{row.path}`", row.summary, ", ".join(dict.fromkeys(map(word, row.errors))))
         for row in dialect.endpoints
     )
     mounts = " and ".join(f"`{mount}`" for mount in dialect.mounts if mount)

@@ -4,7 +4,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"serve": "run the daemon"}
+COMMANDS = {
+    "serve": "run the daemon",
+    "put": "upload a file, a directory or standard input",
+    "get": "download a file",
+    "demo": "watch an upload survive the death of the daemon",
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -91,6 +91,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ApiError):
         hint = " (name the daemon's token with --token-file or AGENTD_TOKEN_FILE)" if error.status == 401 else ""
         return f"{error.detail} [{error.reason or error.code}, HTTP {error.status}]{hint}"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

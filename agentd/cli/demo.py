@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -26,18 +27,15 @@ TARGET = "/workspace/demo.bin"
 START_SECONDS = 20.0
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser(
-        "demo",
-        help="watch an upload survive the death of the daemon",
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="agentd demo",
         description="Starts a daemon of its own on a temporary root, kills it half way through an upload, resumes.",
     )
     parser.add_argument("--size", type=connection.positive, default=256, metavar="MIB", help="default: 256")
     parser.add_argument("--keep", action="store_true", help="leave the temporary directory behind")
-    parser.set_defaults(run=run)
+    args = parser.parse_args(arguments)
 
-
-def run(args: argparse.Namespace) -> int:
     return connection.carry_out("demo", lambda: _in_scratch(args.size * MIB, keep=args.keep))
 
 
@@ -207,7 +205,7 @@ def _show_parts(witness: _Witness) -> None:
     styles = ("green", "yellow", "dim")
     kinds = [0 if number in done else 1 if number in in_flight else 2 for number in range(session.part_count)]
     say("   ", *((signs[kind], styles[kind]) for kind in kinds))
-    words = ("acknowledged", "in flight, lost", "not begun")
+    words = ("acknowledged", "in flight", "not begun")
     counts = [f"{signs[kind]} {kinds.count(kind)} {words[kind]}" for kind in range(3)]
     say(f"   {'   '.join(counts)}   ({session.part_count} parts of {size(session.part_size)})")
 

@@ -7,24 +7,22 @@ import posixpath
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from agentd.cli import connection, progress
 from agentd.client import Client
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("get", help="download a file", description="Downloads a file of the sandbox.")
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="agentd get", description="Downloads a file of the sandbox.")
     parser.add_argument("path", metavar="PATH", help="the file in the sandbox")
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="where to, - for standard output (default: its name, here)"
     )
     connection.add_options(parser)
-    parser.set_defaults(run=run)
+    args = parser.parse_args(arguments)
 
-
-def run(args: argparse.Namespace) -> int:
     return connection.carry_out("get", lambda: _get(args))
 
 

@@ -4,15 +4,15 @@ import argparse
 import asyncio
 import shlex
 import sys
+from collections.abc import Sequence
 
 from agentd.cli import connection, progress
 from agentd.client import ApiError, SourceChanged, Uploaded, open_source
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser(
-        "put",
-        help="upload a file, a directory or standard input",
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="agentd put",
         description="Uploads in concurrent parts. When it breaks off it prints the command line that goes on.",
     )
     parser.add_argument("source", metavar="FILE", help="a file, a directory, or - for standard input")
@@ -23,17 +23,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--concurrency", type=connection.positive, metavar="N", help="parts in flight (default: what the daemon allows)"
     )
     connection.add_options(parser)
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+    args = parser.parse_args(arguments)
     watch = progress.UploadProgress()
 
     def failed(error: Exception | None) -> None:
         upload_id = watch.upload_id or args.resume
         gone = isinstance(error, SourceChanged) or (isinstance(error, ApiError) and error.status == 404)
         if upload_id and not gone:
-            print(f"upload id: {upload_id}\nresume with: {_again(args, upload_id)}", file=sys.stderr)
+            same_input = ", giving it the same standard input," if args.source == "-" else ""
+            print(f"upload id: {upload_id}\nresume{same_input} with: {_again(args, upload_id)}", file=sys.stderr)
 
     return connection.carry_out("put", lambda: _put(args, watch), failed)
 
@@ -63,5 +61,4 @@ def _again(args: argparse.Namespace, upload_id: str) -> str:
     options = ["--resume", upload_id, *connection.given(args)]
     if args.concurrency:
         options += ["--concurrency", str(args.concurrency)]
-    line = shlex.join(["agentd", "put", *options, "--", args.source, args.target])
-    return f"{line} < the same input" if args.source == "-" else line
+    return shlex.join(["agentd", "put", *options, "--", args.source, args.target])

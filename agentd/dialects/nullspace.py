@@ -4,6 +4,7 @@ Session, ``limits``, the reply of complete, FileInfo and ``error_detail`` have c
 fails on one key more. The quota's key depends on the prefix that the request came in by.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,14 @@ from agentd.core.conflict import ConflictMode, Kind
 from agentd.core.paths import absolute
 from agentd.errors import AgentError, InvalidRequest, UploadError
 from agentd.files.operations import Entry, Files
+from agentd.http.codec import encode
+from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Dialect, Endpoint, FileResult
 from agentd.linux.identity import Identity
 from agentd.linux.threads import in_thread
 from agentd.uploads.publish import Publisher
-from agentd.uploads.registry import NewUpload, Places, Uploads
+from agentd.uploads.registry import Uploads
+from agentd.uploads.terms import NewUpload, Places
 from agentd.uploads.upload import Upload
 
 MOUNTS = ("/v1/machines/{machine_id}", "/v1/sandboxes/{sandbox_id}", "/v1")
@@ -113,20 +117,6 @@ class FileParams(Struct):
     user: str | None = None
 
 
-class MachineLimits(Struct):
-    max_upload_bytes: int
-    max_part_bytes: int
-    max_concurrency: int
-    machine_staging_quota_bytes: int
-
-
-class SandboxLimits(Struct):
-    max_upload_bytes: int
-    max_part_bytes: int
-    max_concurrency: int
-    sandbox_staging_quota_bytes: int
-
-
 class Session(Struct, kw_only=True):
     upload_id: str
     kind: str
@@ -141,7 +131,7 @@ class Session(Struct, kw_only=True):
     status: str
     conflict: str
     checksum_algorithm: str
-    limits: MachineLimits | SandboxLimits
+    limits: dict[str, int]
     created_at: str
     updated_at: str
     expires_at: str
@@ -181,16 +171,19 @@ class FileInfo(Struct, kw_only=True):
 
 
 class NullSpace:
-    """The handlers. ``places`` says what a relative path means here."""
+    """The handlers. places: what a relative path means here. sandbox_id: the name that is answered to, None for any."""
 
-    def __init__(self, uploads: Uploads, files: Files, publisher: Publisher, places: Places) -> None:
+    def __init__(
+        self, uploads: Uploads, files: Files, publisher: Publisher, places: Places, sandbox_id: str | None
+    ) -> None:
+        self._sandbox_id = sandbox_id
         self._uploads = uploads
         self._files = files
         self._publisher = publisher
         self._places = places
 
     def dialect(self) -> Dialect:
-        return Dialect("nullspace", MOUNTS, self._endpoints(), render)
+        return Dialect("nullspace", MOUNTS, self._endpoints(), render, self._admit)
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         upload = "/uploads/{upload_id}"
@@ -199,26 +192,26 @@ class NullSpace:
                 *("POST", "/uploads", "uploads.create", self.create),
                 body=CreateBody,
                 result=Created,
-                summary="create an upload",
+                summary="Create an upload",
                 errors=_CREATE_ERRORS,
             ),
             Endpoint(
                 *("GET", "/uploads", "uploads.list", self.list),
                 result=Sessions,
-                summary="list this daemon's uploads, the ended ones too",
+                summary="List this daemon's uploads, the ended ones too",
             ),
             Endpoint(
                 *("GET", upload, "uploads.status", self.status),
                 params=UploadParams,
                 result=Session,
-                summary="say where an upload stands",
+                summary="Say where an upload stands",
                 errors=(errors.UploadNotFound,),
             ),
             Endpoint(
                 *("PUT", upload + "/parts/{part_number}", "uploads.part", self.put_part),
                 params=PartParams,
                 result=Session,
-                summary="send a part; repeating it is harmless",
+                summary="Send a part; repeating it is harmless",
                 errors=_PART_ERRORS,
             ),
             Endpoint(
@@ -226,30 +219,35 @@ class NullSpace:
                 params=UploadParams,
                 body=CompleteBody,
                 result=Completed,
-                summary="publish the upload at its target; repeating it is harmless",
+                summary="Publish the upload at its target; repeating it is harmless",
                 errors=_COMPLETE_ERRORS,
             ),
             Endpoint(
                 *("DELETE", upload, "uploads.abort", self.abort),
                 params=UploadParams,
                 status=204,
-                summary="abort an upload and free its space; repeating it is harmless",
+                summary="Abort an upload and free its space; repeating it is harmless",
                 errors=(errors.UploadNotFound, errors.UploadAlreadyCompleted),
             ),
             Endpoint(
                 *("POST", "/files/info", "files.info", self.info),
                 body=PathBody,
                 result=FileInfo,
-                summary="describe an entry",
+                summary="Describe an entry",
                 errors=_PATH_ERRORS,
             ),
             Endpoint(
                 *("GET", "/file", "files.read", self.read),
                 params=FileParams,
-                summary="send the bytes of a file",
+                summary="Send the bytes of a file",
                 errors=(*_PATH_ERRORS, errors.IsADirectory),
             ),
         )
+
+    def _admit(self, values: Mapping[str, str]) -> None:
+        for name, error in (("machine_id", errors.MachineNotFound), ("sandbox_id", errors.SandboxNotFound)):
+            if self._sandbox_id is not None and values.get(name, self._sandbox_id) != self._sandbox_id:
+                raise error(f"this is not {values[name]!r}: the request reached the wrong daemon")
 
     async def create(self, call: Call) -> Created:
         body: CreateBody = call.data
@@ -262,7 +260,7 @@ class NullSpace:
             size=body.content_length,
             conflict=body.conflict,
             whole_sha256=_digest(body.whole_checksum_sha256),
-            metadata=msgspec.json.encode(body.metadata),
+            metadata=encode(body.metadata),
             user=_user(body.user),
         )
         return Created(_session(await self._uploads.create(new, _key(call)), call.mount))
@@ -343,7 +341,7 @@ def render(error: AgentError, request_id: str, mount: str) -> dict[str, Any]:
 
 def _session(upload: Upload, mount: str) -> Session:
     header, limits = upload.header, upload.header.limits
-    kind = SandboxLimits if "sandboxes" in mount else MachineLimits
+    quota_key = "sandbox_staging_quota_bytes" if "sandboxes" in mount else "machine_staging_quota_bytes"
     whole = header.whole_sha256
     return Session(
         upload_id=header.upload_id,
@@ -359,7 +357,12 @@ def _session(upload: Upload, mount: str) -> Session:
         status=upload.state.value,
         conflict=header.conflict.value,
         checksum_algorithm="sha256",
-        limits=kind(limits.max_upload_bytes, limits.max_part_bytes, limits.max_concurrency, limits.quota_bytes),
+        limits={
+            "max_upload_bytes": limits.max_upload_bytes,
+            "max_part_bytes": limits.max_part_bytes,
+            "max_concurrency": limits.max_concurrency,
+            quota_key: limits.quota_bytes,
+        },
         created_at=_time(header.created),
         updated_at=_time(upload.updated),
         expires_at=_time(upload.expires),

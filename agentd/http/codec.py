@@ -53,6 +53,8 @@ def decode_params(struct: type[msgspec.Struct], path: dict[str, str], query: str
         return msgspec.convert({**values, **path}, struct, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"path or query: {error}") from None
+    except UnicodeEncodeError:  # a number, in bytes that are not UTF-8
+        raise InvalidRequest("path or query: a number is not one") from None
 
 
 def decode_json(data: bytes, struct: type[msgspec.Struct]) -> Any:

@@ -79,9 +79,11 @@ class Dialect:
     """An API: rows below one or several mounts, and the error body that its clients expect.
 
     render(error, request_id, mount) gives the JSON object of an error; None stands for RFC 9457 problem+json.
+    admit: raises where the segments of the path, by name, are not for this daemon.
     """
 
     name: str
     mounts: tuple[str, ...]
     endpoints: tuple[Endpoint, ...]
     render: Callable[[AgentError, str, str], dict[str, Any]] | None = None
+    admit: Callable[[Mapping[str, str]], None] | None = None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from agentd.http.problem import SERVER
 from agentd.linux.threads import in_thread
 
 FRESH_SECONDS = 1.0
@@ -40,7 +41,8 @@ class Health:
         if method != "GET" or path not in ("/livez", "/readyz", "/healthz"):
             return None
         well = path != "/readyz" or (not self._draining() and await self._workspace())
-        return web.Response(status=200 if well else 503, body=YES if well else NO, content_type="application/json")
+        headers = {"Content-Type": "application/json", "Server": SERVER}
+        return web.Response(status=200 if well else 503, body=YES if well else NO, headers=headers)
 
     async def _workspace(self) -> bool:
         now = asyncio.get_running_loop().time()

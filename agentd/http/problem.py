@@ -17,6 +17,7 @@ from agentd.http.endpoint import Dialect
 from agentd.telemetry import fields
 
 CONTENT_TYPE = "application/problem+json"
+SERVER = "agentd"  # aiohttp would name itself and the interpreter, with their versions
 
 _log = logging.getLogger("agentd.http")
 
@@ -48,7 +49,8 @@ def respond(error: AgentError, request_id: str, dialect: Dialect | None = None, 
         body, content_type = encode(problem(error, request_id)), CONTENT_TYPE
     else:
         body, content_type = encode(dialect.render(error, request_id, mount)), "application/json"
-    response = web.Response(status=error.status, body=body, headers={"Content-Type": content_type})
+    headers = {"Content-Type": content_type, "Server": SERVER, "X-Request-Id": request_id}
+    response = web.Response(status=error.status, body=body, headers=headers)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="agentd"'
     if isinstance(wait := error.facts.get("retry_after"), int | float):

@@ -13,8 +13,10 @@ from agentd.http.endpoint import Dialect, Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A row at one of its mounts. lists: the names of its params that take a list."""
+    """A row at one of its mounts. lists: the names of its params that take a list. names: of its segments, in order."""
 
+    dialect: Dialect
+    mount: str
     endpoint: Endpoint
     lists: frozenset[str]
     names: tuple[str, ...]
@@ -50,7 +52,7 @@ class Router:
             for mount in dialect.mounts:
                 self._node(mount).mounted = (dialect, mount)
                 for row in dialect.endpoints:
-                    self._add(mount, row)
+                    self._add(dialect, mount, row)
 
     def _node(self, path: str) -> _Node:
         node = self._top
@@ -62,13 +64,13 @@ class Router:
                 node = node.literal.setdefault(segment, _Node())
         return node
 
-    def _add(self, mount: str, row: Endpoint) -> None:
+    def _add(self, dialect: Dialect, mount: str, row: Endpoint) -> None:
         path = mount + row.path
         routes = self._node(path).routes
         if row.method in routes:
             raise ValueError(f"two rows are {row.method} {path}: {routes[row.method].endpoint.name} and {row.name}")
         names = tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))
-        routes[row.method] = Route(row, list_fields(row.params), names)
+        routes[row.method] = Route(dialect, mount, row, list_fields(row.params), names)
 
     def find(self, path: str) -> Place:
         """The place of a raw path that starts with ``/``."""
@@ -79,6 +81,9 @@ def _walk(node: _Node, segments: list[str], at: int, place: Place) -> Place:
     """The place below ``node``: that of the first rows found, literal segments first, else the deepest mount passed."""
     dialect, mount = node.mounted or (place.dialect, place.mount)
     if at == len(segments):
+        for route in node.routes.values():  # two dialects may share a path; the first speaks for it
+            dialect, mount = route.dialect, route.mount
+            break
         return Place(dialect, mount, node.routes, place.values)
     nowhere = Place(dialect, mount, {}, ())
     children = [(node.literal.get(segments[at]), place.values)]

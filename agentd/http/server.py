@@ -23,6 +23,7 @@ from aiohttp import web
 from agentd.errors import (
     AgentError,
     ClientGone,
+    HeaderTooLarge,
     MethodNotAllowed,
     NotFound,
     RequestTimeout,
@@ -36,7 +37,7 @@ from agentd.http.body import Body
 from agentd.http.connection import Connection, Connections
 from agentd.http.endpoint import Call, Dialect, FileResult, TextResult
 from agentd.http.health import Health
-from agentd.http.problem import internal, respond
+from agentd.http.problem import SERVER, internal, respond
 from agentd.http.router import Place, Route, Router
 from agentd.linux.threads import in_thread
 from agentd.telemetry import Metrics, fields, request_id
@@ -69,13 +70,15 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what became of it."""
+    """One request and what became of it. dialect, mount: in charge of its errors; None where the path leads nowhere."""
 
     request: web.BaseRequest
     request_id: str
     place: Place
     query: str
     body: Body
+    dialect: Dialect | None
+    mount: str
     route: Route | None = None
     error: AgentError | None = None
     response: web.StreamResponse | None = None
@@ -148,10 +151,12 @@ class Server:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
         except TimeoutError:
-            for task in self._active:
+            late = set(self._active)
+            for task in late:
                 task.cancel()
-            await asyncio.wait(set(self._active), timeout=CANCEL_SECONDS)
-            return False
+            if late:
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
+            return not late
         finally:
             self._close_idle()
             await self._connections.shutdown(LAST_SECONDS)
@@ -167,7 +172,8 @@ class Server:
             return answer
         ident = _request_id(request)
         place = self._router.find(path)
-        exchange = Exchange(request, ident, place, query, Body(request, self._limits.body_stall_timeout))
+        body = Body(request, self._limits.body_stall_timeout)
+        exchange = Exchange(request, ident, place, query, body, place.dialect, place.mount)
         started = time.perf_counter()
         task = asyncio.current_task()
         assert task is not None
@@ -198,9 +204,9 @@ class Server:
             if isinstance(result, FileResult):
                 os.close(result.fd)
         if exchange.request.writer.output_size == 0 and not isinstance(exchange.error, ClientGone):
-            dialect, mount = exchange.place.dialect, exchange.place.mount
+            failure = respond(exchange.error, exchange.request_id, exchange.dialect, exchange.mount)
             try:
-                return await self._send(exchange, respond(exchange.error, exchange.request_id, dialect, mount))
+                return await self._send(exchange, failure)
             except ClientGone as error:
                 exchange.error = error
         exchange.body.cut()
@@ -209,16 +215,21 @@ class Server:
     async def _result(self, exchange: Exchange) -> object:
         """What the handler gives, after everything that can be refused before it."""
         request, place, body = exchange.request, exchange.place, exchange.body
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > self._limits.header_bytes:
+            raise HeaderTooLarge(f"the request's headers have more than {self._limits.header_bytes} bytes")
         self._access.check(request.headers, request.remote or "unix")
         if not place.routes:
             raise NotFound("there is nothing at this path")
         if request.method not in place.routes:
             raise MethodNotAllowed("this path takes other methods", allow=sorted(place.routes))
-        route = exchange.route = place.routes[request.method]
+        route = place.routes[request.method]
+        exchange.route, exchange.dialect, exchange.mount = route, route.dialect, route.mount
         row = route.endpoint
         params = data = None
+        values = dict(zip(route.names, place.values, strict=True))
+        if route.dialect.admit is not None:
+            route.dialect.admit(values)
         if row.params is not None:
-            values = dict(zip(route.names, place.values, strict=True))
             params = codec.decode_params(row.params, values, exchange.query, route.lists)
         if body.length != 0 and request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType("send the body without a Content-Encoding")
@@ -226,7 +237,7 @@ class Server:
             if body.length != 0 and not JSON_TYPE.match(request.headers.get("Content-Type", "application/json")):
                 raise UnsupportedMediaType("send the body as Content-Type: application/json")
             data = codec.decode_json(await body.read(self._limits.json_bytes), row.body)
-        return await row.handler(Call(params, data, request.headers, body, exchange.request_id, place.mount))
+        return await row.handler(Call(params, data, request.headers, body, exchange.request_id, exchange.mount))
 
     async def _send(
         self, exchange: Exchange, response: web.StreamResponse, result: object = None
@@ -234,7 +245,7 @@ class Server:
         request, body = exchange.request, exchange.body
         exchange.response = response
         response.headers["X-Request-Id"] = exchange.request_id
-        response.headers["Server"] = "agentd"
+        response.headers["Server"] = SERVER
         if self._draining or not body.keep_alive or body.awaits_continue:
             response.force_close()
         if isinstance(exchange.error, RequestTimeout) and isinstance(request.protocol, Connection):
@@ -253,13 +264,11 @@ class Server:
         ident = uuid4().hex
         self._errors.add("", error.code)
         _log.info("refused", extra=fields(request_id=ident, status=error.status, code=error.code))
-        response = respond(error, ident)
-        response.headers["X-Request-Id"] = ident
-        return response
+        return respond(error, ident)
 
     def _record(self, exchange: Exchange, seconds: float) -> None:
         response, error = exchange.response, exchange.error
-        dialect = exchange.place.dialect.name if exchange.place.dialect else ""
+        dialect = exchange.dialect.name if exchange.dialect else ""
         code = error.code if error else ""
         status = error.status if error else response.status if response else 0
         status = GONE_STATUS if isinstance(error, ClientGone) else status

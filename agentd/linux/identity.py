@@ -80,8 +80,8 @@ class Users:
 def acting_as(identity: Identity) -> Iterator[None]:
     """For its extent the kernel decides what this thread may do to files as it decides for ``identity``.
 
-    Blocking code only: an ``await`` inside would let other code of the thread act so. May be nested. PermissionDenied
-    when the daemon cannot: it is not root (its own user is fine and changes nothing), or it lacks CAP_SETUID or
+    Blocking code only: an ``await`` inside would let other code of the thread act so, and a thread that is started
+    inside would stay that user for good. May be nested. PermissionDenied when the daemon cannot: it is not root (its own user is fine and changes nothing), or it lacks CAP_SETUID or
     CAP_SETGID. A thread that cannot return to its own rights ends the process.
     """
     if os.geteuid() != 0:
@@ -140,7 +140,8 @@ class _Credentials:
         """All of it, or an OSError. The kernel moves some capabilities along with the uid, so they are set last."""
         permitted = self.capabilities.permitted
         syscalls.capset(self.capabilities._replace(effective=permitted))
-        syscalls.setgroups(sorted(self.groups))
+        if frozenset(os.getgroups()) != self.groups:
+            syscalls.setgroups(sorted(self.groups))
         syscalls.setfsgid(self.gid)
         syscalls.setfsuid(self.uid)
         syscalls.capset(self.capabilities)

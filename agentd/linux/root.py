@@ -12,16 +12,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from agentd.errors import Conflict, InvalidPath, NotFound, PermissionDenied, Unavailable
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.identity import Identity, Users, decided_as
+from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.reserved import Reserved, inode
-from agentd.linux.walk import Errand, Stale, Walk, components, may_write
+from agentd.linux.walk import Errand, Stale, Walk, components, decided, may_write
 
 PATH_LIMIT = 4096
 NAME_LIMIT = 255
@@ -158,8 +157,9 @@ class Root:
         """The directory that holds the entry named by ``path``, and its name there.
 
         follow: a link there is resolved, whether or not what it names exists. make_parents: missing directories on the
-        way are made, 0755 and that user's; without it they are NotFound. A path that ends in ``..`` is that directory's
-        own entry, the root, which has none, is InvalidPath; slashes at the end mean nothing. Raises as `open` does.
+        way are made, 0755 and that user's (where rights bound the walk, the first of their owners'); without it they
+        are NotFound. A path that ends in ``..`` names that directory's own entry; the root has none and is InvalidPath.
+        Slashes at the end mean nothing. Raises what `open` raises.
         """
         errand = Errand(path, "reach", rights, make_parents)
         location = self._settled(errand, lambda errand: self._find(errand, follow))
@@ -189,7 +189,7 @@ class Root:
 
     def _open_entry(self, found: Location, flags: int, errand: Errand, rights: tuple[Identity, ...]) -> Opened:
         try:
-            with _decided(rights, errand):
+            with decided(rights, errand):
                 fd = os.open(found.name, flags | _ALWAYS, dir_fd=found.dir_fd)
         except OSError:
             if found.changed():
@@ -221,7 +221,7 @@ class Root:
             return None
         *parents, name = names
         try:
-            with _decided(errand.rights, errand):
+            with decided(errand.rights, errand):
                 fd = syscalls.openat2(self.fd, "/".join(parents) or ".", os.O_PATH | os.O_DIRECTORY, _BENEATH)
                 location = Location(fd, name, "/" + "/".join(names), None, errand.rights)
                 location.stat = _lstat(name, fd)
@@ -261,11 +261,6 @@ def _check_form(path: str) -> None:
                 f"the name {os.fsdecode(name[:80])!r}... in the path has {len(name)} bytes; at most {NAME_LIMIT} are "
                 "possible"
             )
-
-
-def _decided(rights: tuple[Identity, ...], errand: Errand) -> AbstractContextManager[None]:
-    """By the kernel, as the one of ``rights`` if there is one, else as the daemon."""
-    return decided_as(rights[0], errand.act, errand.asked) if rights else nullcontext()
 
 
 def _lstat(name: str, dir_fd: int) -> os.stat_result | None:

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from agentd.errors import PathReserved, PermissionDenied
@@ -156,11 +157,15 @@ class Walk(Descriptor):
     def _search(self) -> None:
         """Looking anything up in a directory needs its search permission, and ``.`` is something to look up."""
         for identity in self.rights:
-            with decided_as(identity, self._errand.act, self._errand.asked):
+            with decided((identity,), self._errand):
                 os.stat(".", dir_fd=self.fd)
 
     def _make(self, name: str) -> None:
-        """The missing directory ``name``, with mode 0755 whatever the umask, given to the errand's user."""
+        """The missing directory ``name``, with mode 0755 whatever the umask, given to the errand's user.
+
+        Where rights bound the walk it is made as the first of their owners and stays theirs, as nobody gives away
+        what is his, and each of the others must be allowed to make it too.
+        """
         errand = self._errand
         self._reserved.check_place(os.path.join(self.directory, name), errand.asked)
         if errand.make_parents is None:
@@ -169,19 +174,17 @@ class Walk(Descriptor):
         self._made += 1
         if self._made > _MAKE_LIMIT:
             raise Stale
-        maker = os.geteuid()
         for identity in self.rights[1:]:
             may_write(self.fd, identity, errand.act, errand.asked)
         try:
-            if self.rights:
-                maker = self.rights[0].uid
-                with decided_as(self.rights[0], errand.act, errand.asked):
-                    os.mkdir(name, 0o755, dir_fd=self.fd)
-            else:
+            with decided(self.rights[:1], errand):
                 os.mkdir(name, 0o755, dir_fd=self.fd)
         except FileExistsError:
             return
-        self._hand_over(name, maker, errand.make_parents)
+        if self.rights:
+            self._hand_over(name, self.rights[0].uid, self.rights[0])
+        else:
+            self._hand_over(name, os.geteuid(), errand.make_parents)
 
     def _hand_over(self, name: str, maker: int, owner: Identity) -> None:
         """Only if it is still the one just made: anything else that stands there now is not ours to give away."""
@@ -203,6 +206,11 @@ class Walk(Descriptor):
 def components(path: str) -> list[str]:
     """The names of a path; ``.`` and empty ones stand for nothing."""
     return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def decided(rights: tuple[Identity, ...], errand: Errand) -> AbstractContextManager[None]:
+    """By the kernel, as the one of ``rights`` if there is one, else as the daemon."""
+    return decided_as(rights[0], errand.act, errand.asked) if rights else nullcontext()
 
 
 def may_write(dir_fd: int, identity: Identity, act: str, asked: str) -> None:

@@ -3,12 +3,16 @@
 import os
 import secrets
 import stat
+from contextlib import suppress
 
-from agentd.errors import NotFound, PermissionDenied
+from agentd.errors import NotFound, PermissionDenied, Unavailable
 from agentd.linux.identity import Identity
+from agentd.linux.reserved import inode
 from agentd.linux.root import Root
+from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
 RESERVED = ".nullspace"
+_TRIES = 3
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -39,6 +43,36 @@ def open_reserved(workspace: int) -> int:
     fd = os.open(RESERVED, _DIRECTORY | os.O_NOFOLLOW, dir_fd=workspace)
     os.fchmod(fd, 0o700)
     return fd
+
+
+def put_back(workspace: int, reserved: int) -> None:
+    """Sees to it that the daemon's tree is in its place: whoever owns the workspace may rename what is in it. Blocks.
+
+    Unavailable where it cannot be brought back; what is in it is safe, but a later daemon would not find it.
+    """
+    for _ in range(_TRIES):
+        wanted = inode(os.fstat(reserved))
+        with suppress(FileNotFoundError):
+            if inode(os.stat(RESERVED, dir_fd=workspace, follow_symlinks=False)) == wanted:
+                return
+        with suppress(OSError):
+            parent = os.open("..", _DIRECTORY, dir_fd=reserved)
+            try:
+                _move_back(parent, wanted, workspace)
+            finally:
+                os.close(parent)
+    raise Unavailable(f"{RESERVED} was moved out of the workspace and cannot be moved back; move it back and repeat")
+
+
+def _move_back(parent: int, wanted: tuple[int, int], workspace: int) -> None:
+    with os.scandir(parent) as entries:
+        name = next(
+            entry.name for entry in entries if entry.inode() == wanted[1] and entry.is_dir(follow_symlinks=False)
+        )
+    try:
+        renameat2(parent, name, workspace, RESERVED, RENAME_NOREPLACE)
+    except FileExistsError:
+        renameat2(parent, name, workspace, RESERVED, RENAME_EXCHANGE)
 
 
 def keep_secret(directory: int, name: str) -> None:

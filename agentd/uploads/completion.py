@@ -11,10 +11,11 @@ from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
 from agentd.failpoints import hit
 from agentd.linux.threads import LONG, in_thread
 from agentd.uploads import digest
+from agentd.uploads.copying import Stopped
 from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
 from agentd.uploads.publish import Publisher, Staged
 from agentd.uploads.staging import Files, Store
-from agentd.uploads.upload import Spawn, Upload
+from agentd.uploads.upload import Spawn, Upload, start_job
 
 
 class Completion:
@@ -38,18 +39,26 @@ class Completion:
             upload.turn(UploadState.COMPLETING)
             async with upload.files() as files:
                 if upload.intent is None or not await self._resumed(upload, files, upload.intent):
-                    whole = await _check_content(upload, files, sha256)
-                    await self._publish(upload, files, whole)
+                    # What was staged is about to be staged anew: the old intent's inode would prove nothing after that.
+                    await self._withdraw(upload)
+                    await self._publish(upload, files, sha256)
+        except Stopped:
+            upload.check_open()
+            raise
         finally:
             upload.sealed = False
             if upload.state is UploadState.COMPLETING:
                 upload.turn(UploadState.STAGED)
 
-    async def clean(self, upload: Upload, staged: Staged | None = None) -> None:
-        """Frees what an ended upload left; a crash on the way is made good by the next daemon."""
-        if staged is not None:
-            await in_thread(staged.discard, pool=LONG)
-        await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
+    def clean(self, upload: Upload, staged: Staged | None = None) -> None:
+        """Frees what an ended upload left, beside everything else; what a crash leaves of it the next daemon does."""
+
+        async def run() -> None:
+            if staged is not None:
+                await in_thread(staged.discard, pool=LONG)
+            await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
+
+        upload.cleaning = start_job(self._spawn, run())
 
     async def _resumed(self, upload: Upload, files: Files, intent: Intent) -> bool:
         """Whether the rename of an earlier life turns out to have happened."""
@@ -60,19 +69,23 @@ class Completion:
         hit("recover.after_redo")
         if intent.beside:
             await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
-        self._spawn(self.clean(upload))
+        self.clean(upload)
         return True
 
-    async def _publish(self, upload: Upload, files: Files, whole: bytes | None) -> None:
+    async def _publish(self, upload: Upload, files: Files, sha256: bytes | None) -> None:
         beside = False
         while True:
-            staged = await in_thread(self._publisher.stage, upload.header, files, beside, upload.stopping, pool=LONG)
+            whole = await _check_content(upload, files, sha256)
+            await in_thread(self._store.check_place)
+            stage = self._publisher.stage
+            staged = await in_thread(stage, upload.header, files, beside, upload.stopping, pool=LONG)
             try:
-                moved = await self._act(upload, staged, whole or NO_DIGEST)
+                await self._act(upload, staged, whole or NO_DIGEST)
             except BaseException:
-                await in_thread(staged.discard, pool=LONG)
+                if not staged.moved:
+                    await in_thread(staged.discard, pool=LONG)
                 raise
-            if moved:
+            if staged.moved:
                 break
             await in_thread(staged.discard, pool=LONG)
             beside = True  # another file system than the staging area's, though the device is the same
@@ -82,23 +95,26 @@ class Completion:
         published = Published(upload.header.size, staged.files, whole or NO_DIGEST, time.time())
         await upload.record(published, then=lambda: upload.finish(published))
         hit("complete.after_published")
-        self._spawn(self.clean(upload, staged))
+        self.clean(upload, staged)
 
-    async def _act(self, upload: Upload, staged: Staged, whole: bytes) -> bool:
-        """Whether the staged object became the target. Where it did not, the intent is withdrawn."""
+    async def _act(self, upload: Upload, staged: Staged, whole: bytes) -> None:
+        """Announces the act and does it; where the staged object did not become the target, the intent is withdrawn."""
         upload.check_open()
         method = staged.method.value
         upload.intent = Intent(staged.device, staged.inode, method, staged.beside, staged.files, whole)
-        moved = False
         try:
             await upload.record(upload.intent)
             hit("complete.after_intent")
-            moved = await in_thread(self._publisher.act, staged, upload.header.path, upload.durable, pool=LONG)
+            await in_thread(self._publisher.act, staged, upload.header.path, upload.durable, pool=LONG)
         finally:
-            if not moved:
-                upload.intent = None
-                await upload.record(Rollback(time.time()))
-        return moved
+            if not staged.moved:
+                await self._withdraw(upload)
+
+    async def _withdraw(self, upload: Upload) -> None:
+        """Takes the intent back, if there is one, before the staged object that it names goes."""
+        if upload.intent is not None:
+            upload.intent = None
+            await upload.record(Rollback(time.time()))
 
 
 def check_complete(upload: Upload) -> None:

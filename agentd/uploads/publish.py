@@ -16,10 +16,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from agentd.core.conflict import Existing, Kind, Method, decide
-from agentd.errors import AgentError, NotADirectory, TargetConflict
+from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
 from agentd.failpoints import hit
 from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import PUBLISH, os_errors
+from agentd.linux.reserved import Inode
 from agentd.linux.root import Location, Root
 from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from agentd.uploads import trees
@@ -37,7 +38,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Staged:
     """An object in its final form, and where it goes. ``source`` is the directory fd under which it is ``name``.
 
-    ``keep`` closes what is open, the replaced file among it: that frees its blocks, which takes longer than the rename.
+    moved: it is the target now. keep: closes what is open, the replaced file among it, whose blocks are then freed;
+    that takes longer than the rename.
     """
 
     location: Location
@@ -49,6 +51,7 @@ class Staged:
     inode: int
     files: int
     keep: ExitStack
+    moved: bool = False
 
     def discard(self) -> None:
         """Removes what did not become the target, or what an exchange brought back, and closes."""
@@ -58,14 +61,18 @@ class Staged:
 
 
 class Publisher:
-    """owner: of what is new where no user is named. strict: the file system decides as the named user."""
+    """owner: of what is new where no user is named. strict: the file system decides as the named user. reserved: the
+    daemon's own tree, which nothing is published into."""
 
-    def __init__(self, root: Root, users: Users, owner: Identity, archive: ArchiveLimits, *, strict: bool) -> None:
+    def __init__(
+        self, root: Root, users: Users, owner: Identity, archive: ArchiveLimits, *, strict: bool, reserved: Inode
+    ) -> None:
         self._root = root
         self._users = users
         self._owner = owner
         self._archive = archive
         self._strict = strict
+        self._reserved = reserved
 
     def user(self, name: str | None) -> Identity | None:
         return None if name is None else self._users.find(name)
@@ -94,7 +101,7 @@ class Publisher:
                 method = self._decide(header, place)
                 if method is not Method.MERGE:
                     self._finish(made, place.stat, user, header)
-                self._hold(place, keep)
+                self._hold(place, method, keep)
                 hit("complete.after_chown")
                 found = os.fstat(made)
                 return Staged(place, source, name, beside, method, found.st_dev, found.st_ino, count, keep.pop_all())
@@ -103,24 +110,23 @@ class Publisher:
                     trees.remove(source, name)
                 raise
 
-    def act(self, staged: Staged, path: str, durable: bool) -> bool:
-        """Makes the staged object the target. False: they are on different file systems, and nothing happened."""
-        place = staged.location
+    def act(self, staged: Staged, path: str, durable: bool) -> None:
+        """Makes the staged object the target. Where it lies on another file system than the target, and not beside it,
+        nothing happens: ``moved`` stays False."""
         with os_errors("publish", path, PUBLISH):
             try:
-                match staged.method:
-                    case Method.MERGE:
-                        _merge(staged, path, durable)
-                    case Method.RENAME:
-                        os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
-                    case method:
-                        flag = RENAME_EXCHANGE if method is Method.EXCHANGE else RENAME_NOREPLACE
-                        renameat2(staged.source, staged.name, place.dir_fd, place.name, flag)
+                if staged.method is Method.MERGE:
+                    self._merge(staged, path, durable)
+                else:
+                    _rename(staged)
             except OSError as error:
                 if error.errno == errno.EXDEV and not staged.beside:
-                    return False
-                raise
-        return True
+                    return
+                if staged.method is not Method.EXCHANGE or error.errno not in (errno.EXDEV, errno.EINVAL):
+                    raise
+                # overlayfs does not rename directories of its lower layer, other file systems know no exchange.
+                self._merge(staged, path, durable, alone=True)
+            staged.moved = True
 
     def sync(self, staged: Staged) -> None:
         """Makes the rename last: the directories on both sides, and those that were made on the way."""
@@ -179,11 +185,14 @@ class Publisher:
         mode = None if place.stat is None else place.stat.st_mode
         return decide(header.kind, header.conflict, Existing.of(mode), header.path)
 
-    def _hold(self, place: Location, keep: ExitStack) -> None:
-        """Holds what is replaced open, so that its blocks are not freed within the rename."""
+    def _hold(self, place: Location, method: Method, keep: ExitStack) -> None:
+        """Holds what is replaced open, so that its blocks are not freed within the rename. PathReserved where the
+        daemon's own tree would go with it."""
         with suppress(FileNotFoundError):
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.dir_fd)
             keep.callback(os.close, fd)
+            if method is Method.EXCHANGE and self._root.contains_reserved(fd):
+                raise PathReserved(f"{place.path} holds the daemon's own tree and is not replaced", path=place.path)
 
     def _stage_file(self, header: Header, files: Files, source: int, name: str, beside: bool) -> int:
         if not beside:
@@ -241,22 +250,38 @@ class Publisher:
         if header.durability == "power":
             os.fsync(fd)
 
+    def _merge(self, staged: Staged, path: str, durable: bool, *, alone: bool = False) -> None:
+        """Entry by entry. ``alone``: what the target has besides goes first."""
+        place = staged.location
 
-def _merge(staged: Staged, path: str, durable: bool) -> None:
+        def allowed(dir_fd: int, name: str) -> None:
+            """As `Location.check_replaceable`, for an entry further down."""
+            with Location(os.dup(dir_fd), name, f"{path}/{name}", None, place.rights) as entry:
+                entry.check_replaceable()
+
+        with ExitStack() as stack:
+            source = os.open(staged.name, _DIRECTORY, dir_fd=staged.source)
+            stack.callback(os.close, source)
+            target = os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)
+            stack.callback(os.close, target)
+            if alone:
+                for name in set(os.listdir(target)) - set(os.listdir(source)):
+                    raise NotImplementedError(name)
+            check = allowed if place.rights else None
+            trees.merge(
+                source, target, lambda: hit("merge.after_entry"), check, reserved=self._reserved, durable=durable
+            )
+
+
+def _rename(staged: Staged) -> None:
     place = staged.location
-
-    def allowed(dir_fd: int, name: str) -> None:
-        """As `Location.check_replaceable`, for an entry further down."""
-        with Location(os.dup(dir_fd), name, f"{path}/{name}", None, place.rights) as entry:
-            entry.check_replaceable()
-
-    with ExitStack() as stack:
-        source = os.open(staged.name, _DIRECTORY, dir_fd=staged.source)
-        stack.callback(os.close, source)
-        target = os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)
-        stack.callback(os.close, target)
-        check = allowed if place.rights else None
-        trees.merge(source, target, lambda: hit("merge.after_entry"), check, durable=durable)
+    match staged.method:
+        case Method.EXCHANGE:
+            renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_EXCHANGE)
+        case Method.CREATE:
+            renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_NOREPLACE)
+        case _:
+            os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
 
 
 def _hidden(header: Header) -> str:

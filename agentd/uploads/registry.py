@@ -12,12 +12,9 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from agentd.core.conflict import ConflictMode, Existing, Kind, decide
+from agentd.core.conflict import Existing, decide
 from agentd.core.parts import part_size_for
 from agentd.core.paths import absolute
 from agentd.core.states import UploadState
@@ -47,6 +44,7 @@ from agentd.uploads.completion import Completion, check_complete, check_whole
 from agentd.uploads.intake import Intake
 from agentd.uploads.publish import Publisher
 from agentd.uploads.staging import Store
+from agentd.uploads.terms import NewUpload, Places, UploadLimits
 from agentd.uploads.upload import Body, Upload, start_job
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -57,47 +55,6 @@ RETRY = 60.0  # seconds until an upload whose disk failed is expired again
 TOMBSTONES = 10  # ended uploads that are remembered, as a multiple of max_sessions
 
 _log = logging.getLogger("agentd.uploads")
-
-
-class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes in bytes, times in seconds. ``quota_bytes`` None: 90 % of what is free at start."""
-
-    part_size: int = 8 << 20
-    max_parts: int = 10_000
-    parts_per_upload: int = 4
-    parts_at_once: int = 16
-    max_upload_bytes: int = 64 << 30
-    quota_bytes: int | None = None
-    min_free_bytes: int = 64 << 20
-    lifetime: float = 86_400.0
-    retention: float = 86_400.0
-    max_sessions: int = 1000
-    durability: str = "process"
-
-
-class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for at create (wire contract, section 1.2)."""
-
-    kind: Kind
-    source_kind: str
-    target_path: str
-    size: int
-    conflict: ConflictMode
-    whole_sha256: bytes | None
-    metadata: bytes
-    user: str | None
-
-    def fingerprint(self) -> bytes:
-        """The same for the same request alone."""
-        return hashlib.sha256(repr(msgspec.structs.astuple(self)).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What relative paths mean in this sandbox: absolute sandbox paths."""
-
-    workspace: str
-    cwd: str | None
 
 
 class Uploads:
@@ -119,10 +76,10 @@ class Uploads:
         self._completion = Completion(publisher, store, self._spawn)
         self._uploads: dict[str, Upload] = {}
         self._keys: dict[bytes, tuple[bytes, asyncio.Future[Upload]]] = {}
-        self._unborn = 0  # bytes charged for creates that are under way
+        self._unborn: list[int] = []  # the sizes of the creates that are under way
         self._wake = asyncio.Event()
         self._next_sweep = 0.0
-        self._stop: AgentError | None = None
+        self._closing = False
 
     # -- the daemon's life
 
@@ -138,7 +95,7 @@ class Uploads:
                 self._remember(upload.header.key, upload)
             if upload.state.ended:
                 if recovered.data_size is not None:
-                    self._spawn(self._completion.clean(upload))
+                    self._completion.clean(upload)
             elif upload.intent is not None:
                 self._complete(upload, None)
         waiting = [u.header for u in self._uploads.values() if u.state is UploadState.STAGED and u.intent is None]
@@ -164,9 +121,10 @@ class Uploads:
 
     async def close(self) -> None:
         """Stops what still runs, at the next safe point, and gives the store back."""
-        self._stop = Unavailable("the daemon stops: repeat when it is back", retry_after=1)
+        self._closing = True
         for upload in self._uploads.values():
-            upload.stop = upload.stop or self._stop
+            upload.stop = upload.stop or _closing
+        for upload in self._uploads.values():
             await self._quiesce(upload)
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -182,7 +140,8 @@ class Uploads:
     @property
     def reserved(self) -> int:
         """Bytes that are promised to uploads that have not ended."""
-        return self._unborn + sum(upload.header.size for upload in self._uploads.values() if not upload.state.ended)
+        opened = (upload.header.size for upload in self._uploads.values() if not upload.state.ended)
+        return sum(self._unborn) + sum(opened)
 
     def get(self, upload_id: str) -> Upload:
         """UploadNotFound; UploadFailed for one that could not be read after a restart."""
@@ -250,8 +209,8 @@ class Uploads:
     # -- jobs
 
     async def _create(self, new: NewUpload, key: bytes | None) -> Upload:
-        if self._stop is not None:
-            raise self._stop
+        if self._closing:
+            raise _closing()
         if new.size > self.limits.max_upload_bytes:
             raise SizeLimitExceeded(
                 f"an upload has at most {self.limits.max_upload_bytes} bytes and {new.size} were asked for",
@@ -260,7 +219,7 @@ class Uploads:
             )
         target = await in_thread(self._check_target, new)
         self._check_capacity(new.size)
-        self._unborn += new.size
+        self._unborn.append(new.size)
         try:
             header = self._header(new, target, key)
             made = await in_thread(self._store.create, header, -(-header.size // header.part_size))
@@ -270,7 +229,7 @@ class Uploads:
                 raise InsufficientStagingSpace(fault.detail, path=target) from error
             raise fault or error from error
         finally:
-            self._unborn -= new.size
+            self._unborn.remove(new.size)
         upload = self._uploads[header.upload_id] = Upload(made, self._store, self._spawn)
         self._wake_by(upload.expires)
         hit("create.before_ack")
@@ -306,7 +265,7 @@ class Uploads:
 
         aborted = state is UploadState.ABORTED
         if upload.ending is None:
-            upload.stop = UploadAborted("the upload was aborted") if aborted else UploadExpired("the upload expired")
+            upload.stop = _aborted if aborted else _expired
             upload.ending = start_job(self._spawn, run())
         return upload.ending
 
@@ -339,7 +298,7 @@ class Uploads:
         return path
 
     def _check_capacity(self, size: int) -> None:
-        active = sum(not upload.state.ended for upload in self._uploads.values())
+        active = len(self._unborn) + sum(not upload.state.ended for upload in self._uploads.values())
         if active >= self.limits.max_sessions:
             raise CapacityExceeded(
                 f"{active} uploads are open and no more are taken: complete or abort some first",
@@ -423,6 +382,9 @@ class Uploads:
         return next_look
 
     async def _forget(self, upload: Upload) -> None:
+        for job in (upload.cleaning, upload.ending):
+            if job is not None:
+                await asyncio.wait([job])
         self._uploads.pop(upload.id, None)
         if upload.header.key is not None:
             self._keys.pop(upload.header.key, None)
@@ -438,3 +400,15 @@ class Uploads:
                     upload.expires = expires
 
                 await upload.record(journal.Extend(expires), then=extended)
+
+
+def _closing() -> AgentError:
+    return Unavailable("the daemon stops: repeat when it is back", retry_after=1)
+
+
+def _aborted() -> AgentError:
+    return UploadAborted("the upload is being aborted: create a new one")
+
+
+def _expired() -> AgentError:
+    return UploadExpired("the upload is expiring: create a new one")

@@ -27,7 +27,14 @@ import xxhash
 from agentd.core.parts import Digests, Span
 from agentd.errors import InsufficientStagingSpace
 from agentd.failpoints import hit
-from agentd.linux.syscalls import FALLOC_FL_KEEP_SIZE, RENAME_NOREPLACE, fallocate, renameat2
+from agentd.linux.syscalls import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    RENAME_NOREPLACE,
+    fallocate,
+    renameat2,
+)
+from agentd.linux.workspace import put_back
 from agentd.uploads import journal, trees
 
 DATA, JOURNAL, TREE = "data", "journal", "tree"
@@ -63,9 +70,11 @@ class Files:
 
 
 class Store:
-    """The uploads' part of the reserved tree, given as a directory fd, which the store takes over."""
+    """The uploads' part of the reserved tree. ``reserved``: its directory fd, which the store takes over;
+    ``workspace``: that of the directory it belongs in, which stays the caller's."""
 
-    def __init__(self, reserved: int, *, durable: bool) -> None:
+    def __init__(self, workspace: int, reserved: int, *, durable: bool) -> None:
+        self.workspace = workspace
         self.fd = reserved
         self.durable = durable
         with ExitStack() as undo:
@@ -86,6 +95,10 @@ class Store:
         for fd in (self.quarantine_fd, self.uploads, self._lock, self.fd):
             os.close(fd)
 
+    def check_place(self) -> None:
+        """Unavailable where somebody moved the reserved tree and it cannot be brought back."""
+        put_back(self.workspace, self.fd)
+
     def ids(self) -> list[str]:
         """The uploads that are there, the ended ones included."""
         return sorted(name for name in os.listdir(self.uploads) if not name.startswith("."))
@@ -99,6 +112,7 @@ class Store:
 
     def create(self, header: journal.Header, parts: int) -> journal.Journal:
         """Makes the upload's directory: whole under a hidden name, then renamed."""
+        self.check_place()
         hidden = f".new-{secrets.token_hex(8)}"
         os.mkdir(hidden, 0o700, dir_fd=self.uploads)
         try:
@@ -135,7 +149,7 @@ class Store:
     def empty(self, upload_id: str, made: journal.Journal, point: str) -> None:
         """Leaves an ended upload its journal, cut to what is used: the tombstone. ``point``: a failpoint between."""
         with _opened(upload_id, _DIRECTORY, self.uploads) as directory:
-            for name in (DATA, TREE):
+            for name in (TREE, DATA):  # where the data is still there, a later daemon knows that there is work left
                 trees.remove(directory, name)
                 hit(point)
             with _opened(JOURNAL, os.O_RDWR, directory) as fd:
@@ -173,24 +187,34 @@ class Store:
 def reserve(fd: int, span: Span, free_floor: int) -> None:
     """Allocates a part's region, so that a full disk is known before the body is read.
 
-    Raises InsufficientStagingSpace where the disk is full, or would be below ``free_floor`` bytes. A file system
-    that cannot allocate ahead is trusted to say so at the write.
+    Raises InsufficientStagingSpace where the disk would be below ``free_floor`` bytes, OSError where it is full; the
+    region is given back then. What an earlier try has allocated counts as there. A file system that cannot allocate
+    ahead is trusted to say so at the write.
     """
+    missing = 0
+    try:
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, span.offset, span.length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            _release(fd, span)
+            raise
+        missing = span.length
     found = os.fstatvfs(fd)
     free = found.f_bavail * found.f_frsize
-    if free - span.length < free_floor:
+    if free - missing < free_floor:
+        _release(fd, span)
         raise InsufficientStagingSpace(
-            f"{free} bytes are free, {span.length} are needed and {free_floor} have to stay free: "
+            f"{free} bytes are free beside the {span.length} of this part, and {free_floor} have to stay free: "
             "make room in the sandbox and send the part again",
             limit=free_floor,
             used=free,
             requested=span.length,
         )
-    try:
-        fallocate(fd, FALLOC_FL_KEEP_SIZE, span.offset, span.length)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
+
+
+def _release(fd: int, span: Span) -> None:
+    with suppress(OSError):
+        fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, span.offset, span.length)
 
 
 class Sink:

@@ -74,9 +74,10 @@ class Upload:
         self.slots = asyncio.Semaphore(header.limits.max_concurrency)
         self.sealed = False  # no new writers: a completion counts what is there
         self.intent: Intent | None = None  # past the point of no return
-        self.stop: AgentError | None = None  # why whatever runs has to stop
+        self.stop: Callable[[], AgentError] | None = None  # why whatever runs has to stop
         self.completion: asyncio.Future[None] | None = None
         self.ending: asyncio.Future[None] | None = None
+        self.cleaning: asyncio.Future[None] | None = None
         self.unverified: set[int] = set()  # parts accepted before the machine booted
         self._store = store
         self._spawn = spawn
@@ -125,7 +126,8 @@ class Upload:
 
     def check_open(self) -> None:
         """Raises why nothing more can be done with the upload, where that is so."""
-        if (refused := refusal(self.state, self.failure) or self.stop) is not None:
+        refused = refusal(self.state, self.failure) or (self.stop and self.stop())
+        if refused is not None:
             raise refused
 
     def stopping(self) -> bool:

@@ -73,7 +73,7 @@ class ScriptedDaemon:
 
 
 @pytest.fixture
-async def daemon() -> AsyncIterator[ScriptedDaemon]:
+async def scripted() -> AsyncIterator[ScriptedDaemon]:
     scripted = ScriptedDaemon()
     app = web.Application()
     app.router.add_post("/v1/uploads", scripted.create)
@@ -87,8 +87,8 @@ async def daemon() -> AsyncIterator[ScriptedDaemon]:
 
 
 @pytest.fixture
-async def client(daemon: ScriptedDaemon) -> AsyncIterator[Client]:
-    async with Client(daemon.url) as client:
+async def client(scripted: ScriptedDaemon) -> AsyncIterator[Client]:
+    async with Client(scripted.url) as client:
         yield client
 
 

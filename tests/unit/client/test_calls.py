@@ -17,10 +17,10 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_a_refusal_is_raised_with_everything_the_daemon_said(client: Client, daemon: ScriptedDaemon) -> None:
+async def test_a_refusal_is_raised_with_everything_the_daemon_said(client: Client, scripted: ScriptedDaemon) -> None:
     inner = {"reason": "target_conflict", "message": "it is there", "retryable": False, "upload_id": "up_9"}
     body = {"error": "x", "code": "file_upload_error", "error_detail": inner | {"details": {"missing": [[1, 2]]}}}
-    daemon.refusal = web.json_response(body, status=409)
+    scripted.refusal = web.json_response(body, status=409)
     with pytest.raises(ApiError, match=r"^it is there$") as caught:
         await client.create_upload("/workspace/f", 1)
     error = caught.value
@@ -38,9 +38,9 @@ async def test_a_refusal_is_raised_with_everything_the_daemon_said(client: Clien
     ],
 )
 async def test_an_error_of_any_shape_has_a_sentence(
-    client: Client, daemon: ScriptedDaemon, body: bytes, detail: str
+    client: Client, scripted: ScriptedDaemon, body: bytes, detail: str
 ) -> None:
-    daemon.refusal = web.Response(body=body, status=418)
+    scripted.refusal = web.Response(body=body, status=418)
     with pytest.raises(ApiError) as caught:
         await client.create_upload("/workspace/f", 1)
     assert caught.value.detail == detail
@@ -48,9 +48,9 @@ async def test_an_error_of_any_shape_has_a_sentence(
 
 @pytest.mark.parametrize("status", [200, 302])
 async def test_an_answer_that_is_not_the_daemons_is_an_error(
-    client: Client, daemon: ScriptedDaemon, status: int
+    client: Client, scripted: ScriptedDaemon, status: int
 ) -> None:
-    daemon.refusal = web.Response(text="<html>sign in</html>", status=status, headers={"Location": "/"})
+    scripted.refusal = web.Response(text="<html>sign in</html>", status=status, headers={"Location": "/"})
     with pytest.raises(ApiError):
         await client.create_upload("/workspace/f", 1)
 

@@ -1,0 +1,49 @@
+"""What an upload is asked for with, and what is allowed."""
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from agentd.core.conflict import ConflictMode, Kind
+
+
+class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, times in seconds. ``quota_bytes`` None: 90 % of what is free at start."""
+
+    part_size: int = 8 << 20
+    max_parts: int = 10_000
+    parts_per_upload: int = 4
+    parts_at_once: int = 16
+    max_upload_bytes: int = 64 << 30
+    quota_bytes: int | None = None
+    min_free_bytes: int = 64 << 20
+    lifetime: float = 86_400.0
+    retention: float = 86_400.0
+    max_sessions: int = 1000
+    durability: str = "process"
+
+
+class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for at create (wire contract, section 1.2)."""
+
+    kind: Kind
+    source_kind: str
+    target_path: str
+    size: int
+    conflict: ConflictMode
+    whole_sha256: bytes | None
+    metadata: bytes
+    user: str | None
+
+    def fingerprint(self) -> bytes:
+        """The same for the same request alone."""
+        return hashlib.sha256(repr(msgspec.structs.astuple(self)).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What relative paths mean in this sandbox: absolute sandbox paths."""
+
+    workspace: str
+    cwd: str | None

@@ -1,0 +1,121 @@
+"""The published clients against a daemon of their own kind of process: every test here runs with each of them.
+
+One daemon serves most tests of a session; each has a directory in it to itself (``place``, and ``here`` from outside).
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.contract.clients import CURRENT, OLD, Client, Driver, installed
+from tests.contract.relay import Relay, relay_to
+
+MIB = 1 << 20
+ALICE = 4001
+
+MakeFile = Callable[[int], Path]
+
+
+@pytest.fixture(scope="session")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Driver]]:
+    try:
+        found = version("nullspace-sdk")
+    except PackageNotFoundError:
+        pytest.skip("nullspace-sdk is not installed: it comes with the extra 'contract'")
+    assert found == CURRENT
+    shared = tmp_path_factory.getbasetemp()
+    with installed(OLD, shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) as packages:
+        running = {CURRENT: Driver(None), OLD: Driver(packages)}
+        yield running
+        for driver in running.values():
+            driver.close()
+
+
+def start(directory: Path, *flags: str) -> Daemon:
+    """A daemon whose sandbox has the user alice."""
+    root = directory / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text(f"root:x:0:0::/root:/bin/sh\nalice:x:{ALICE}:{ALICE}::/home/alice:/bin/sh\n")
+    (root / "etc/group").write_text(f"root:x:0:\nalice:x:{ALICE}:\n")
+    (root / "home/alice").mkdir(parents=True)
+    os.chown(root / "home/alice", ALICE, ALICE)
+    return Daemon(root, directory / "stderr", flags, {})
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """The daemon that most tests share: parts of 1 MiB, uploads of at most 2 GiB, a quota of 1 GiB."""
+    directory = tmp_path_factory.mktemp("sandbox")
+    limits = ("--uploads-max-upload-bytes", "2GiB", "--uploads-quota-bytes", "1GiB")
+    daemon = start(directory, "--uploads-part-size", "1MiB", *limits)
+    yield daemon
+    daemon.kill9()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose uploads expire at once when they rest."""
+    directory = tmp_path_factory.mktemp("hasty")
+    daemon = start(directory, "--uploads-lifetime", "0.2")
+    yield daemon
+    daemon.kill9()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(params=[f"{version}-{style}" for version in (CURRENT, OLD) for style in ("sync", "async")])
+def client(request: pytest.FixtureRequest, drivers: dict[str, Driver], sandbox: Daemon) -> Client:
+    """A published client, pointed at `sandbox`."""
+    version, _, style = request.param.partition("-")
+    return Client(drivers[version], version, style, sandbox.url, sandbox.token)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    """A directory of the sandbox that no other test uses; it does not exist yet."""
+    return f"/workspace/{tmp_path.name}"
+
+
+@pytest.fixture
+def here(sandbox: Daemon, place: str) -> Iterator[Path]:
+    """`place`, as the test sees it."""
+    directory = sandbox.root / place[1:]
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> Iterator[MakeFile]:
+    """``make_file(size)``: a local file of so many random bytes."""
+    made: list[Path] = []
+
+    def make(size: int) -> Path:
+        made.append(tmp_path / f"source-{len(made)}.bin")
+        made[-1].write_bytes(random.Random(size).randbytes(size))
+        return made[-1]
+
+    yield make
+    for path in made:
+        path.unlink()
+
+
+@pytest.fixture(scope="session")
+def big_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """64 MiB."""
+    path = tmp_path_factory.mktemp("big") / "big.bin"
+    path.write_bytes(random.Random(64).randbytes(64 * MIB))
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def relay(sandbox: Daemon) -> Iterator[Relay]:
+    """A network to `sandbox` that can be broken."""
+    with relay_to(sandbox.port) as relay:
+        yield relay

@@ -42,7 +42,7 @@ from agentd.telemetry import Metrics, fields
 from agentd.uploads.archive import ArchiveLimits
 from agentd.uploads.publish import Publisher
 from agentd.uploads.registry import Uploads
-from agentd.uploads.staging import Store, StoreLocked
+from agentd.uploads.staging import Store, StoreLocked, can_sync
 from agentd.uploads.terms import Places, UploadLimits
 
 KEPT_NAME = "token"
@@ -135,6 +135,9 @@ async def open_nullspace(house: House) -> Dialect:
     )
     places = Places(config.workspace, config.cwd)
     try:
+        if limits.durability == "power" and not await in_thread(can_sync, house.reserved):
+            _log.warning("the workspace's file system cannot sync: acknowledged parts survive the daemon's death alone")
+            limits = msgspec.structs.replace(limits, durability="process")
         durable = limits.durability == "power"
         store = await in_thread(lambda: Store(house.workspace, os.dup(house.reserved), durable=durable))
     except StoreLocked as error:
@@ -147,6 +150,12 @@ async def open_nullspace(house: House) -> Dialect:
         extra=fields(uploads=len(found.uploads), quarantined=len(found.quarantined), leftovers=found.leftovers),
     )
     house.background.supervise("the sweep of uploads", uploads.run)
+    house.capabilities["durability"] = limits.durability
+    gauge = house.metrics.gauge
+    gauge("agentd_uploads_open", "Uploads that have not ended", lambda: uploads.active)
+    gauge("agentd_uploads_reserved_bytes", "Declared bytes of the uploads that have not ended", lambda: uploads.reserved)
+    gauge("agentd_uploads_quota_bytes", "What may be declared in all", lambda: uploads.quota)
+    gauge("agentd_uploads_quarantined", "Uploads that could not be read", lambda: len(uploads.quarantined))
     return NullSpace(uploads, Files(house.root, house.users), publisher, places, config.sandbox_id).dialect()
 
 

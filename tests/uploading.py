@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import socket
+import struct
 import tarfile
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from tests.conftest import Answer, Daemon
 
 MACHINE = "/v1/machines/m-1"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def sha256(content: bytes) -> str:
@@ -109,6 +111,20 @@ class Client:
         return connection
 
 
+def running(client: Client, session: Any, number: int, length: int) -> socket.socket:
+    """As `Client.open_part`, once the daemon has begun with the part."""
+    connection = client.open_part(session, number, length, "Expect: 100-continue")
+    asked = connection.recv(len(CONTINUE), socket.MSG_WAITALL)
+    assert asked == CONTINUE, asked
+    return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Ends it as a crashed client does: RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
 def piece(session: Any, content: bytes, number: int) -> bytes:
     size = session["part_size"]
     return content[number * size : (number + 1) * size]
@@ -128,7 +144,7 @@ def answer_on(connection: socket.socket) -> Answer | None:
 
 def _parsed(received: bytes) -> Answer | None:
     """The answer, where it is whole; an interim one before it does not count."""
-    head, end, body = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    head, end, body = received.removeprefix(CONTINUE).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
     if not end or len(body) < int(fields.get("content-length", 0)):

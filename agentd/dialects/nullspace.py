@@ -17,7 +17,6 @@ from agentd.core.paths import absolute
 from agentd.errors import AgentError, InvalidRequest, UploadError
 from agentd.files.operations import Entry, Files
 from agentd.http.codec import encode
-from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Dialect, Endpoint, FileResult
 from agentd.linux.identity import Identity
 from agentd.linux.threads import in_thread

@@ -81,8 +81,9 @@ def acting_as(identity: Identity) -> Iterator[None]:
     """For its extent the kernel decides what this thread may do to files as it decides for ``identity``.
 
     Blocking code only: an ``await`` inside would let other code of the thread act so, and a thread that is started
-    inside would stay that user for good. May be nested. PermissionDenied when the daemon cannot: it is not root (its own user is fine and changes nothing), or it lacks CAP_SETUID or
-    CAP_SETGID. A thread that cannot return to its own rights ends the process.
+    inside would stay that user for good. May be nested. PermissionDenied when the daemon cannot: it is not root (its
+    own user is fine and changes nothing), or it lacks CAP_SETUID or CAP_SETGID. A thread that cannot return to its own
+    rights ends the process.
     """
     if os.geteuid() != 0:
         if identity.uid != os.geteuid():

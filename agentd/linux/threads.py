@@ -37,10 +37,12 @@ async def in_thread(fn: Callable[[*Args], T], *args: *Args, pool: Pool = DISK, *
     that had not begun still runs. Its result is dropped, so what ``fn`` returns must free itself when it is dropped.
     """
     context = contextvars.copy_context()
+    # Futures refer to each other in a circle, so a result in one would keep its fds until the next garbage collection.
+    result: list[T] = []
 
-    def job() -> T:
+    def job() -> None:
         try:
-            return context.run(fn, *args, **kwargs)
+            result.append(context.run(fn, *args, **kwargs))
         except StopIteration as stop:
             # An asyncio future refuses StopIteration and would stay pending for ever (Python 3.11).
             raise RuntimeError("the job raised StopIteration") from stop
@@ -53,5 +55,7 @@ async def in_thread(fn: Callable[[*Args], T], *args: *Args, pool: Pool = DISK, *
         except asyncio.CancelledError as error:
             cancelled = cancelled or error
     if cancelled is not None:
+        result.clear()
         raise cancelled from future.exception()
-    return future.result()
+    future.result()
+    return result.pop()

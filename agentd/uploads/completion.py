@@ -51,11 +51,16 @@ class Completion:
                 upload.turn(UploadState.STAGED)
 
     def clean(self, upload: Upload, staged: Staged | None = None) -> None:
-        """Frees what an ended upload left, beside everything else; what a crash leaves of it the next daemon does."""
+        """Frees what an ended upload left, while others work; what a crash leaves of it the next daemon does.
+
+        ``staged`` None: of an earlier daemon.
+        """
 
         async def run() -> None:
             if staged is not None:
                 await in_thread(staged.discard, pool=LONG)
+            else:
+                await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
             await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
 
         upload.cleaning = start_job(self._spawn, run())
@@ -67,8 +72,6 @@ class Completion:
         published = Published(upload.header.size, intent.files, intent.sha256, time.time())
         await upload.record(published, then=lambda: upload.finish(published))
         hit("recover.after_redo")
-        if intent.beside:
-            await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
         self.clean(upload)
         return True
 

@@ -8,6 +8,8 @@ import errno
 import os
 from collections.abc import Callable
 
+from agentd.linux.syscalls import FALLOC_FL_KEEP_SIZE, fallocate
+
 _PIECE = 64 * 1024 * 1024  # bytes between two looks at `stop`
 _BUFFER = 1024 * 1024
 
@@ -17,6 +19,22 @@ _REFUSALS = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP
 
 class Stopped(Exception):
     """The caller's `stop` said true: the work was left unfinished."""
+
+
+def allocate(fd: int, offset: int, length: int) -> bool:
+    """Reserve the region's blocks, so that a full disk is known beforehand (fallocate(2), the size stays).
+
+    False on a file system that cannot do that: it is trusted to say so at the write. Raises OSError.
+    """
+    if length == 0:
+        return True
+    try:
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, length)
+    except OSError as failure:
+        if failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def copy_range(

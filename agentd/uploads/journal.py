@@ -69,6 +69,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes | None  # digest of the idempotency key
     fingerprint: bytes  # digest of the request that the key stands for
     limits: Limits
+    secret: str  # names what no sandbox process may guess
 
     @property
     def path(self) -> str:

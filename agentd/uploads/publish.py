@@ -4,30 +4,34 @@ Two steps with a journal record between them. ``stage`` looks at the target, dec
 and brings the object into its final form; it can be repeated at will. ``act`` renames, exchanges or merges. After a
 crash between the two, ``was_published`` tells by inode whether ``act`` happened.
 
-Where the target is on another file system, the object is staged beside the target, under a hidden name that a
-later daemon can derive. All methods here block.
+Where the target is on another file system, the object is staged beside the target: in a directory of the daemon's own
+(0700) whose name a later daemon can derive, under a name that only daemons know. So whoever may rename things there can
+put nothing in its place for the daemon to publish or to delete. All methods here block.
 """
 
 import errno
+import logging
 import os
 import stat
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from agentd.core.conflict import Existing, Kind, Method, decide
-from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
+from agentd.errors import AgentError, Conflict, NotADirectory, PathReserved, TargetConflict
 from agentd.failpoints import hit
 from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import PUBLISH, os_errors
-from agentd.linux.reserved import Inode
+from agentd.linux.reserved import Inode, inode
 from agentd.linux.root import Location, Root
 from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from agentd.uploads import trees
 from agentd.uploads.archive import ArchiveLimits, unpack
-from agentd.uploads.copying import copy_file
+from agentd.uploads.copying import allocate, copy_file
 from agentd.uploads.journal import Header, Intent
 from agentd.uploads.staging import DATA, TREE, Files
+
+_log = logging.getLogger("agentd.uploads")
 
 NEW_FILE_MODE = 0o644
 NEW_DIRECTORY_MODE = 0o755
@@ -56,7 +60,7 @@ class Staged:
     def discard(self) -> None:
         """Removes what did not become the target, or what an exchange brought back, and closes."""
         with self.keep:
-            if self.beside or self.name == TREE:
+            if self.name != DATA:
                 trees.remove(self.source, self.name)
 
 
@@ -88,11 +92,14 @@ class Publisher:
         with ExitStack() as keep, os_errors("publish", header.path, PUBLISH):
             first = keep.enter_context(self._locate(header, user))
             beside = beside or os.fstat(first.dir_fd).st_dev != os.fstat(files.directory).st_dev
-            source = os.dup(first.dir_fd if beside else files.directory)
-            keep.callback(os.close, source)
-            name = _hidden(header) if beside else (DATA if header.kind is Kind.FILE else TREE)
+            if beside:
+                source = keep.enter_context(_private(first.dir_fd, header, make=True))
+            else:
+                source = os.dup(files.directory)
+                keep.callback(os.close, source)
+            name = _name(header, beside)
             if header.kind is Kind.FILE:
-                made, count = self._stage_file(header, files, source, name, beside), 1
+                made, count = self._stage_file(header, files, source, name, beside, stop), 1
             else:
                 made, count = self._stage_tree(header, files, source, name, user, stop)
             keep.callback(os.close, made)
@@ -106,7 +113,7 @@ class Publisher:
                 found = os.fstat(made)
                 return Staged(place, source, name, beside, method, found.st_dev, found.st_ino, count, keep.pop_all())
             except BaseException:
-                if beside or header.kind is not Kind.FILE:
+                if name != DATA:
                     trees.remove(source, name)
                 raise
 
@@ -130,8 +137,10 @@ class Publisher:
 
     def sync(self, staged: Staged) -> None:
         """Makes the rename last: the directories on both sides, and those that were made on the way."""
-        os.fsync(staged.source)
-        fd = os.dup(staged.location.dir_fd)
+        fd = os.open(".", _DIRECTORY, dir_fd=staged.source)
+        os.fsync(fd)
+        os.close(fd)
+        fd = os.open(".", _DIRECTORY, dir_fd=staged.location.dir_fd)
         device = os.fstat(fd).st_dev
         while True:
             os.fsync(fd)
@@ -147,19 +156,27 @@ class Publisher:
         if intent.method == Method.MERGE.value:
             return False
         staged = (intent.device, intent.inode)
-        if not intent.beside:
-            return _identity(DATA if header.kind is Kind.FILE else TREE, files.directory) != staged
+        name = _name(header, bool(intent.beside))
+        if not intent.beside and _identity(name, files.directory) != staged:
+            return True
         try:
             with self._root.locate(header.path) as place:
-                at_target = place.stat is not None and (place.stat.st_dev, place.stat.st_ino) == staged
-                return at_target or _identity(_hidden(header), place.dir_fd) != staged
+                if place.stat is not None and inode(place.stat) == staged:
+                    return True
+                if not intent.beside:
+                    return False
+                with _private(place.dir_fd, header, make=False) as private:
+                    return _identity(name, private) != staged
         except AgentError:
             return False
+        except FileNotFoundError:
+            return True  # the private directory goes after the rename
 
     def clean_beside(self, header: Header) -> None:
         """Removes what was staged beside the target and has not become it."""
-        with suppress(AgentError), self._root.locate(header.path) as place:
-            trees.remove(place.dir_fd, _hidden(header))
+        with suppress(AgentError, OSError), self._root.locate(header.path) as place:
+            with _private(place.dir_fd, header, make=False) as private:
+                trees.remove(private, _name(header, beside=True))
 
     def clean_all_beside(self, headers: list[Header]) -> None:
         """As `clean_beside`, for uploads whose completion a crash may have interrupted."""
@@ -194,14 +211,17 @@ class Publisher:
             if method is Method.EXCHANGE and self._root.contains_reserved(fd):
                 raise PathReserved(f"{place.path} holds the daemon's own tree and is not replaced", path=place.path)
 
-    def _stage_file(self, header: Header, files: Files, source: int, name: str, beside: bool) -> int:
+    def _stage_file(
+        self, header: Header, files: Files, source: int, name: str, beside: bool, stop: Callable[[], bool]
+    ) -> int:
         if not beside:
             return os.dup(files.data)
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=source)
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=source)
         try:
-            copy_file(files.data, fd, header.size)
+            allocate(fd, 0, header.size)
+            copy_file(files.data, fd, header.size, stop)
             hit("complete.after_copy")
         except BaseException:
             os.close(fd)
@@ -251,7 +271,7 @@ class Publisher:
             os.fsync(fd)
 
     def _merge(self, staged: Staged, path: str, durable: bool, *, alone: bool = False) -> None:
-        """Entry by entry. ``alone``: what the target has besides goes first."""
+        """Entry by entry. ``alone``: what the target has besides goes first; so much for atomicity."""
         place = staged.location
 
         def allowed(dir_fd: int, name: str) -> None:
@@ -264,10 +284,10 @@ class Publisher:
             stack.callback(os.close, source)
             target = os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)
             stack.callback(os.close, target)
-            if alone:
-                for name in set(os.listdir(target)) - set(os.listdir(source)):
-                    raise NotImplementedError(name)
             check = allowed if place.rights else None
+            if alone:
+                _log.warning("trees cannot be exchanged here: %s is replaced entry by entry", staged.name)
+                trees.prune(source, target, check)
             trees.merge(
                 source, target, lambda: hit("merge.after_entry"), check, reserved=self._reserved, durable=durable
             )
@@ -279,17 +299,58 @@ def _rename(staged: Staged) -> None:
         case Method.EXCHANGE:
             renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_EXCHANGE)
         case Method.CREATE:
-            renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_NOREPLACE)
+            try:
+                renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_NOREPLACE)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                _create_without_flag(staged)
         case _:
             os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
 
 
-def _hidden(header: Header) -> str:
-    return f".agentd-{header.upload_id}"
+def _create_without_flag(staged: Staged) -> None:
+    """For file systems whose rename knows no RENAME_NOREPLACE: link(2) and mkdir(2) do not replace either."""
+    place = staged.location
+    try:
+        os.link(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd, follow_symlinks=False)
+    except PermissionError:  # a directory
+        os.mkdir(place.name, 0o700, dir_fd=place.dir_fd)
+        os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
+    else:
+        os.unlink(staged.name, dir_fd=staged.source)
+
+
+@contextmanager
+def _private(parent: int, header: Header, *, make: bool) -> Iterator[int]:
+    """The directory beside the target, as an fd. Gone afterwards, if it is empty."""
+    name = f".agentd-{header.upload_id}"
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    above = os.dup(parent)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+            raise Conflict(f"{name} is in the way beside the target and is not the daemon's: move it away and repeat")
+        yield fd
+    finally:
+        os.close(fd)
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=above)
+        os.close(above)
+
+
+def _name(header: Header, beside: bool) -> str:
+    """What the staged object is called: in the private directory, or in the upload's own."""
+    if beside:
+        return header.secret
+    return DATA if header.kind is Kind.FILE else TREE
 
 
 def _identity(name: str, dir_fd: int) -> tuple[int, int] | None:
     with suppress(FileNotFoundError):
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return found.st_dev, found.st_ino
+        return inode(found)
     return None

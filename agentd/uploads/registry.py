@@ -7,6 +7,7 @@ completion, an end) runs as a job of its own that the callers join, so that a cl
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import secrets
 import time
@@ -110,6 +111,7 @@ class Uploads:
         wall, steady = time.time(), time.monotonic()
         while True:
             self._wake.clear()
+            self._next_sweep = math.inf  # what comes up while the sweep waits for the disk needs another one
             elapsed, wall = time.time() - wall, time.time()
             if elapsed - (time.monotonic() - steady) > CLOCK_JUMP:
                 await self._grant_another_lifetime()
@@ -136,6 +138,11 @@ class Uploads:
         task.add_done_callback(self._tasks.discard)
 
     # -- what clients ask for
+
+    @property
+    def active(self) -> int:
+        """Uploads that have not ended, those that are being created included."""
+        return len(self._unborn) + sum(not upload.state.ended for upload in self._uploads.values())
 
     @property
     def reserved(self) -> int:
@@ -298,7 +305,7 @@ class Uploads:
         return path
 
     def _check_capacity(self, size: int) -> None:
-        active = len(self._unborn) + sum(not upload.state.ended for upload in self._uploads.values())
+        active = self.active
         if active >= self.limits.max_sessions:
             raise CapacityExceeded(
                 f"{active} uploads are open and no more are taken: complete or abort some first",
@@ -335,6 +342,7 @@ class Uploads:
             key=key,
             fingerprint=new.fingerprint(),
             limits=journal.Limits(limits.max_upload_bytes, part_size, limits.parts_per_upload, self.quota),
+            secret=secrets.token_hex(16),
         )
 
     def _remember(self, key: bytes, upload: Upload) -> None:

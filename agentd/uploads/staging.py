@@ -36,6 +36,7 @@ from agentd.linux.syscalls import (
 )
 from agentd.linux.workspace import put_back
 from agentd.uploads import journal, trees
+from agentd.uploads.copying import allocate
 
 DATA, JOURNAL, TREE = "data", "journal", "tree"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -184,6 +185,21 @@ class Store:
             os.fsync(fd)
 
 
+def can_sync(directory: int) -> bool:
+    """Whether files and directories here can be made to last, as far as fsync(2) says. Blocks."""
+    name = f".sync-{secrets.token_hex(8)}"
+    try:
+        with _opened(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory) as fd:
+            os.unlink(name, dir_fd=directory)
+            os.fdatasync(fd)
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
+
+
 def reserve(fd: int, span: Span, free_floor: int) -> None:
     """Allocates a part's region, so that a full disk is known before the body is read.
 
@@ -191,14 +207,11 @@ def reserve(fd: int, span: Span, free_floor: int) -> None:
     region is given back then. What an earlier try has allocated counts as there. A file system that cannot allocate
     ahead is trusted to say so at the write.
     """
-    missing = 0
     try:
-        fallocate(fd, FALLOC_FL_KEEP_SIZE, span.offset, span.length)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            _release(fd, span)
-            raise
-        missing = span.length
+        missing = 0 if allocate(fd, span.offset, span.length) else span.length
+    except OSError:
+        _release(fd, span)
+        raise
     found = os.fstatvfs(fd)
     free = found.f_bavail * found.f_frsize
     if free - missing < free_floor:

@@ -319,6 +319,28 @@ def _copy_entry(source_fd: int, name: str, target_fd: int, staged: os.stat_resul
         os.close(fd)
 
 
+def prune(source_fd: int, target_fd: int, rights_check: Callable[[int, str], None] | None = None) -> None:
+    """Delete from the target what the source does not have, or has in another kind: a merge then makes them equal.
+
+    For where trees cannot be exchanged. rights_check: as for `merge`. Raises OSError.
+    """
+    with Branch(source_fd) as source, Branch(target_fd) as target:
+
+        def visit() -> list[str]:
+            staged = dict(_entries(source.fd))
+            deeper = []
+            for name, is_directory in _entries(target.fd):
+                if staged.get(name) is not is_directory:
+                    if rights_check is not None:
+                        rights_check(target.fd, name)
+                    remove(target.fd, name)
+                elif is_directory:
+                    deeper.append(name)
+            return deeper
+
+        _walk([source, target], visit, lambda: None)
+
+
 def sync_tree(dir_fd: int) -> None:
     """fsync(2) every file and directory of the tree, the top one last. Raises OSError; then nothing is certain."""
     with Branch(dir_fd) as branch:

@@ -1,4 +1,4 @@
-"""The published clients against a daemon of their own kind of process: every test here runs with each of them.
+"""The published clients against a real daemon: every test runs with both versions, each sync and async.
 
 One daemon serves most tests of a session; each has a directory in it to itself (``place``, and ``here`` from outside).
 """
@@ -32,6 +32,10 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Driv
     shared = tmp_path_factory.getbasetemp()
     with installed(OLD, shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) as packages:
         running = {CURRENT: Driver(None), OLD: Driver(packages)}
+        assert {version: driver.receive().version for version, driver in running.items()} == {
+            CURRENT: CURRENT,
+            OLD: OLD,
+        }
         yield running
         for driver in running.values():
             driver.close()

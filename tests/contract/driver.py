@@ -1,6 +1,6 @@
 """Calls the published client that this interpreter finds, so that one test can drive any version of it.
 
-One JSON object a line. In: ``style`` (sync, async), ``url``, ``token``, ``retries``, ``method`` ("files.NAME", or
+One JSON object a line. First out: ``version``. In: ``style`` (sync, async), ``url``, ``token``, ``retries``, ``method`` ("files.NAME", or
 "client.NAME" for the low-level client, which is given the machine's id first), ``positional``, ``named``.
 Out: ``result`` and ``progress`` (phase, bytes, parts), or ``error``: what the caller of the client would have caught.
 
@@ -79,7 +79,9 @@ def call(style: str, url: str, token: str, retries: int, method: str, positional
         return await found(*arguments, **named)
 
     result = _runner.run(run()) if style == "async" else found(*arguments, **named)
-    return {"result": dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result, "progress": progress}
+    if dataclasses.is_dataclass(result):
+        result = dataclasses.asdict(result)
+    return {"result": result, "progress": progress}
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -96,6 +98,7 @@ async def close() -> None:
 
 
 def main() -> None:
+    print(json.dumps({"version": nullspace.__version__}), flush=True)
     for line in sys.stdin:
         try:
             answer = call(**json.loads(line))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.clients import Client
+from tests.contract.clients import AS_ARCHIVE, Client
 from tests.contract.conftest import ALICE, MIB, MakeFile
 from tests.contract.trees import entries, grow
 
@@ -76,7 +76,7 @@ def test_a_directory_resumes_where_it_was_left(
     session = client.create(
         f"{place}/second",
         first.session.content_length,
-        **{"kind": "directory_tar", "source_kind": "directory_archive", "archive_format": "tar"},
+        **AS_ARCHIVE,
         whole_checksum_sha256=first.session.whole_checksum_sha256,
     )
     result = client.resume(session.upload_id, source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
-from tests.contract.clients import Client, Refused
+from tests.contract.clients import CURRENT, Client, Refused
 from tests.contract.conftest import ALICE, MIB, MakeFile
 from tests.contract.relay import Relay
 
@@ -52,6 +52,16 @@ def test_an_open_file_arrives(client: Client, place: str, here: Path, make_file:
     source = make_file(2 * MIB + 5)
     client.upload({"open": source}, f"{place}/file")
     assert (here / "file").read_bytes() == source.read_bytes()
+
+
+def test_a_session_says_what_the_client_needs_to_go_by(client: Client, place: str) -> None:
+    session = client.create(f"{place}/file", 3 * MIB + 1, metadata={"kept": ["but", "not", "echoed"]})
+    assert (session.part_size, session.part_count, session.next_part, session.accepted_bytes) == (MIB, 4, 0, 0)
+    assert (session.status, session.conflict, session.target_path) == ("created", "merge", f"{place}/file")
+    assert session.created_at == session.updated_at < session.expires_at
+    quota = "machine_staging_quota_bytes" if client.version == CURRENT else "sandbox_staging_quota_bytes"
+    expected = {"max_upload_bytes": 2 << 30, "max_part_bytes": MIB, "max_concurrency": 4, quota: 1 << 30}
+    assert vars(session.limits) == expected
 
 
 def test_progress_ends_with_every_byte_completed(client: Client, place: str, here: Path, make_file: MakeFile) -> None:
@@ -119,6 +129,14 @@ def test_a_user_may_be_padded_or_blank(client: Client, place: str, here: Path, m
     client.complete(blank)
     assert (here / "padded").stat().st_uid == ALICE
     assert (here / "blank").stat().st_uid == os.geteuid()
+
+
+def test_a_resumed_upload_still_belongs_to_its_user(
+    client: Client, place: str, here: Path, make_file: MakeFile
+) -> None:
+    session = client.create(f"{here.name}/file", 5, user="alice")
+    result = client.resume(session.upload_id, make_file(5))
+    assert (session.user, result.target_path) == ("alice", f"/home/alice/{here.name}/file")
 
 
 def test_an_unknown_user_is_refused_before_a_byte_is_sent(client: Client, place: str, make_file: MakeFile) -> None:

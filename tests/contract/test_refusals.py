@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import UNIT, Daemon
-from tests.contract.clients import Client, Refused
+from tests.conftest import UNIT, Daemon, StartDaemon
+from tests.contract.clients import AS_ARCHIVE, CURRENT, Client, Refused
 from tests.contract.conftest import MIB, MakeFile
 
 NOBODYS = "0" * 64
@@ -101,7 +101,8 @@ def test_an_aborted_upload_takes_nothing_more(client: Client, place: str, make_f
     session = client.create(f"{place}/file", 5)
     assert client.abort(session) is client.abort(session) is None
     assert client.status(session).status == "aborted"
-    for attempt in (lambda: client.part(session, 0, make_file(5)), lambda: client.complete(session)):
+    attempts: list[Any] = [lambda: client.part(session, 0, make_file(5)), lambda: client.complete(session)]
+    for attempt in attempts:
         with pytest.raises(Refused) as refused:
             attempt()
         assert word(refused) == ("UploadStateError", "upload_aborted", session.upload_id, False)
@@ -133,7 +134,8 @@ def test_a_completed_upload_takes_nothing_more(client: Client, place: str, here:
 def test_an_expired_upload_takes_nothing_more(client: Client, hasty: Daemon, place: str, make_file: MakeFile) -> None:
     client = client.at(hasty.url, token=hasty.token)
     session = expired(client, place)
-    for attempt in (lambda: client.part(session, 0, make_file(5)), lambda: client.complete(session)):
+    attempts: list[Any] = [lambda: client.part(session, 0, make_file(5)), lambda: client.complete(session)]
+    for attempt in attempts:
         with pytest.raises(Refused) as refused:
             attempt()
         assert word(refused) == ("UploadExpiredError", "upload_expired", session.upload_id, False)
@@ -212,8 +214,7 @@ def test_an_archive_that_would_leave_its_directory_publishes_nothing(
 ) -> None:
     source = tmp_path / "archive"
     source.write_bytes(archive)
-    shape = {"kind": "directory_tar", "source_kind": "directory_archive", "archive_format": "tar"}
-    session = client.create(place, len(archive), **shape)
+    session = client.create(place, len(archive), **AS_ARCHIVE)
     client.part(session, 0, source)
     with pytest.raises(Refused) as refused:
         client.complete(session)
@@ -259,3 +260,22 @@ def test_a_key_that_comes_back_with_another_request_is_refused(client: Client, p
     with pytest.raises(Refused) as refused:
         client.create(f"{place}/other", 5, idempotency_key=key)
     assert refused.value.word == (client.any_error, "idempotency_key_reused")
+
+
+def test_one_upload_too_many_is_refused_at_once(client: Client, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--uploads-max-sessions", "1")
+    client = client.at(daemon.url, token=daemon.token)
+    first = client.create("first", 5)
+    with pytest.raises(Refused) as refused:
+        client.create("second", 5)
+    assert refused.value.word == ("QuotaExceededError", "capacity_exceeded")
+    client.abort(first)
+    assert client.create("second", 5).status == "created"
+
+
+def test_a_daemon_of_another_name_says_so_in_the_words_of_the_client(client: Client, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--sandbox-id", "another")
+    with pytest.raises(Refused) as refused:
+        client.at(daemon.url, token=daemon.token).create("file", 5)
+    code = "machine_not_found" if client.version == CURRENT else "sandbox_not_found"
+    assert refused.value.word == ("NotFoundError", code)

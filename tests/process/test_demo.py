@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,14 +45,13 @@ def demo(scratch: Path, *words: str, prefix: tuple[str, ...] = ()) -> "subproces
     )
 
 
-def running_below(scratch: Path) -> Sequence[str]:
+def running_below(scratch: Path) -> list[str]:
     """Command lines of processes that name a file below a directory."""
-    lines = (path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in _alive())
-    return [line for line in lines if str(scratch) in line]
-
-
-def _alive() -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it may have ended since
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(scratch) in line]
 
 
 @pytest.mark.parametrize("prefix", [(), ORDINARY], ids=["as the tests", "as an ordinary user"])

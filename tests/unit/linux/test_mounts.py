@@ -10,6 +10,7 @@ import pytest
 CHILD = """
 import json, os, subprocess, sys
 from agentd.errors import AgentError
+from agentd.linux.identity import Identity
 from agentd.linux.root import Root
 
 top, use_openat2 = sys.argv[1], sys.argv[2] == "openat2"
@@ -25,7 +26,7 @@ def outcome(path):
     except AgentError as error:
         opened = type(error).__name__
     try:
-        with root.locate(path) as location:
+        with root.locate(path, make_parents=Identity(0, 0, (), "root", "/")) as location:
             return [opened, location.path]
     except AgentError as error:
         return [opened, type(error).__name__]
@@ -49,11 +50,19 @@ subprocess.run(["mount", "--bind", top + "/workspace/.nullspace/uploads/one/data
 if "moved" in sys.argv[3]:
     os.rename(top + "/workspace/.nullspace", top + "/workspace/moved")
 print(json.dumps({path: outcome(path) for path in sys.argv[4:]}))
+assert os.listdir(top + "/part") == ["one"]
 """
 
 REFUSED = [
     *("/whole", "/whole/", "/whole/uploads", "/whole/uploads/one/data", "/whole/new"),
-    *("/part", "/part/new", "/part/one/data", "/again/.nullspace", "/again/.nullspace/uploads/one/data"),
+    *(
+        "/part",
+        "/part/new",
+        "/part/made/new",
+        "/part/one/data",
+        "/again/.nullspace",
+        "/again/.nullspace/uploads/one/data",
+    ),
     *("/workspace/file", "/again/../part/x"),
 ]
 FREE = ["/in nocent", "/in nocent/data", "/again/x y/data", "/workspace/x y/data", "/again", "/proc"]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agentd.errors import AgentError
+from agentd.errors import AgentError, PathReserved, PermissionDenied, Unavailable
 from agentd.linux import syscalls
 from agentd.linux.identity import Identity
 from agentd.linux.root import Root
+from agentd.linux.walk import Walk
 
 Link = Callable[..., Path]
 
@@ -95,17 +96,6 @@ def test_reserved_tree_swapped_for_another_directory_is_never_entered(
     assert set(seen) == {"harmless", "PathReserved"}
 
 
-def test_dot_dot_of_a_directory_that_is_moved_meanwhile_does_not_lead_elsewhere(
-    root: Root, read: Callable[[str], str], victim: Path, top: Path
-) -> None:
-    for parent in (victim, top / "private"):
-        (parent / "deep").mkdir()
-    with swapping(victim / "deep", top / "private/deep"):
-        seen = outcomes(lambda: read("/workspace/victim/deep/../secret"))
-    assert seen["harmless"]
-    assert set(seen) <= {"harmless", "Unavailable"}
-
-
 @pytest.mark.parametrize("target", ["/private", "/workspace/.nullspace", "../../../.."])
 def test_parents_are_never_made_beyond_a_swapped_link(
     root: Root, top: Path, tmp_path: Path, victim: Path, link: Link, bob: Identity, target: str
@@ -124,18 +114,63 @@ def test_parents_are_never_made_beyond_a_swapped_link(
     assert sorted(os.listdir(tmp_path)) == ["secret", "top"]
 
 
-def test_directory_put_in_the_place_of_a_new_one_is_not_given_away(root: Root, top: Path, bob: Identity) -> None:
+@pytest.fixture
+def exchange_before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Two entries are exchanged once, just before a method is called: the worst moment, every time."""
+
+    def arrange(owner: type, method: str, one: Path, other: Path) -> None:
+        inner, moments = getattr(owner, method), iter([True])
+
+        def late(*args: object, **kwargs: object) -> object:
+            if next(moments, False):
+                syscalls.renameat2(syscalls.AT_FDCWD, str(one), syscalls.AT_FDCWD, str(other), syscalls.RENAME_EXCHANGE)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, late)
+
+    return arrange
+
+
+def test_dot_dot_of_a_directory_that_was_moved_does_not_lead_elsewhere(
+    read: Callable[[str], str], victim: Path, top: Path, exchange_before: Callable[..., None]
+) -> None:
+    for parent in (victim, top / "private"):
+        (parent / "deep").mkdir()
+    exchange_before(Walk, "_up", victim / "deep", top / "private/deep")
+    assert read("/workspace/victim/deep/../secret") == "harmless"
+
+
+def test_directory_put_in_the_place_of_a_new_one_is_not_given_away(
+    root: Root, top: Path, bob: Identity, exchange_before: Callable[..., None]
+) -> None:
     (top / "workspace/roots").mkdir(mode=0o700)
     (top / "workspace/roots/file").touch()
-
-    def make() -> str:
-        with suppress(OSError):
-            (top / "workspace/new").rmdir()
-        with root.locate("/workspace/new/x", make_parents=bob) as location:
-            return location.path
-
-    with swapping(top / "workspace/new", top / "workspace/roots"):
-        seen = outcomes(make)
-    status = (top / "workspace/roots").stat()
-    assert seen["/workspace/new/x"]
+    exchange_before(Walk, "_hand_over", top / "workspace/new", top / "workspace/roots")
+    root.locate("/workspace/new/x", make_parents=bob).close()
+    status = (top / "workspace/new").stat()
     assert (status.st_uid, status.st_mode & 0o777) == (0, 0o700)
+
+
+def test_reserved_tree_put_in_the_place_of_a_checked_directory_is_not_opened(
+    root: Root, victim: Path, exchange_before: Callable[..., None]
+) -> None:
+    exchange_before(Root, "_open_entry", victim, victim.parent / ".nullspace")
+    with pytest.raises(PathReserved):
+        root.open("/workspace/victim", os.O_RDONLY)
+
+
+def test_link_put_in_the_place_of_a_checked_file_is_not_followed(
+    read: Callable[[str], str], victim: Path, link: Link, bob: Identity, exchange_before: Callable[..., None]
+) -> None:
+    link("/workspace/victim/trap", "/private/secret", bob.uid)
+    exchange_before(Root, "_open_entry", victim / "secret", victim / "trap")
+    with pytest.raises(PermissionDenied):
+        read("/workspace/victim/secret")
+
+
+def test_path_that_never_settles_is_refused_for_now(
+    read: Callable[[str], str], victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.linux.root.inode", lambda _: object())
+    with pytest.raises(Unavailable):
+        read("/workspace/victim/secret")

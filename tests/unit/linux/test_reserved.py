@@ -79,11 +79,12 @@ def test_reserved_tree_is_refused_where_it_was_moved_to(root: Root, top: Path, r
         root.locate("/workspace/x/y/moved/new")
 
 
-def test_place_of_the_reserved_tree_stays_refused_after_a_move(root: Root, top: Path) -> None:
+@pytest.mark.parametrize("path", ["/workspace/.nullspace", "/workspace/.nullspace/new", "/workspace/.nullspace/../x"])
+def test_place_of_the_reserved_tree_stays_refused_after_a_move(root: Root, top: Path, path: str) -> None:
     (top / "workspace/.nullspace").rename(top / "workspace/moved")
     (top / "workspace/.nullspace").mkdir()
     with pytest.raises(PathReserved):
-        root.locate("/workspace/.nullspace/new")
+        root.locate(path)
 
 
 def test_tree_that_was_reserved_stays_so_when_another_is(root: Root, top: Path, read: Read) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,24 +26,26 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 class Job:
-    """Runs until it is let go, then ends with ``error`` or 7."""
+    """Runs until it is let go, then ends with ``error`` or hands out ``result``."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.started = threading.Event()
         self.go = threading.Event()
+        self.result: object = None
         self.ended = False
 
-    def __call__(self) -> int:
+    def __call__(self) -> object:
         self.started.set()
         self.go.wait(10)
         self.ended = True
         if self.error:
             raise self.error
-        return 7
+        result, self.result = self.result, None
+        return result
 
 
-async def cancelled_task(job: Job, times: int) -> asyncio.Task[int]:
+async def cancelled_task(job: Job, times: int) -> asyncio.Task[object]:
     """A task that awaits the job and was cancelled while the job ran."""
     task = asyncio.get_running_loop().create_task(in_thread(job))
     await in_thread(job.started.wait, 10)
@@ -100,6 +104,24 @@ def test_exception_of_a_cancelled_callers_job_is_the_cause_of_the_cancellation(r
         assert caught.value.__cause__ is fault
 
     run(main())
+
+
+def test_result_for_a_cancelled_caller_is_freed_at_once(run: Run) -> None:
+    class Result:
+        pass
+
+    async def main() -> None:
+        freed, job = threading.Event(), Job()
+        job.result = Result()
+        weakref.finalize(job.result, freed.set)
+        task = await cancelled_task(job, 1)
+        job.go.set()
+        await asyncio.wait([task])
+        assert freed.is_set()
+
+    gc.disable()
+    run(main())
+    gc.enable()
 
 
 def test_timeout_is_a_timeout_once_the_job_has_ended(run: Run) -> None:

@@ -15,7 +15,7 @@ def header(**changes: object) -> Header:
         "upload_id": "up_1", "kind": Kind.FILE, "source_kind": "restartable_file", "target": b"/workspace/\xff x",
         "conflict": ConflictMode.MERGE, "size": 30, "part_size": 10, "durability": "process", "user": None,
         "metadata": b"{}", "whole_sha256": None, "created": time.time(), "lifetime": 60.0, "key": b"k",
-        "fingerprint": b"f", "limits": Limits(1, 2, 3, 4),
+        "fingerprint": b"f", "limits": Limits(1, 2, 3, 4), "secret": "s",
     }  # fmt: skip
     return Header(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -152,8 +152,8 @@ async def open_nullspace(house: House) -> Dialect:
     house.background.supervise("the sweep of uploads", uploads.run)
     house.capabilities["durability"] = limits.durability
     gauge = house.metrics.gauge
-    gauge("agentd_uploads_open", "Uploads that have not ended", lambda: uploads.active)
-    gauge("agentd_uploads_reserved_bytes", "Declared bytes of the uploads that have not ended", lambda: uploads.reserved)
+    gauge("agentd_uploads_open", "Open uploads", lambda: uploads.active)
+    gauge("agentd_uploads_reserved_bytes", "Declared bytes of the open uploads", lambda: uploads.reserved)
     gauge("agentd_uploads_quota_bytes", "What may be declared in all", lambda: uploads.quota)
     gauge("agentd_uploads_quarantined", "Uploads that could not be read", lambda: len(uploads.quarantined))
     return NullSpace(uploads, Files(house.root, house.users), publisher, places, config.sandbox_id).dialect()

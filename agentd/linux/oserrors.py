@@ -48,6 +48,7 @@ COMMON: Table = {
     errno.EIO: _BROKEN,
     errno.EUCLEAN: _BROKEN,
     errno.ESTALE: _BROKEN,
+    errno.ENOTCONN: _BROKEN,
     errno.EBUSY: _BUSY,
     errno.ETXTBSY: (Conflict, "it is a program that runs; stop it first"),
     errno.EEXIST: (Conflict, "something is already there; remove it, or choose another name"),

@@ -25,7 +25,7 @@ from agentd.linux.walk import Errand, Stale, Walk, components, decided, may_writ
 PATH_LIMIT = 4096
 NAME_LIMIT = 255
 _TRIES = 64
-_ALWAYS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_ALWAYS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 _BENEATH = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
 
 _MEANINGS: Table = {
@@ -33,6 +33,8 @@ _MEANINGS: Table = {
     errno.EXDEV: (PermissionDenied, "it leads out of the sandbox's root; use a path beneath it"),
     errno.ENXIO: (Conflict, "it is a socket, or a FIFO or device with nobody at the other end; name a file"),
     errno.ENODEV: (Conflict, "it is a device that is not there; name a file"),
+    errno.EAGAIN: (Conflict, "somebody holds a lease on it; try again when it is free"),
+    errno.ESRCH: (NotFound, "the process that it tells of has ended"),
 }
 
 T = TypeVar("T")
@@ -191,8 +193,9 @@ class Root:
         try:
             with decided(rights, errand):
                 fd = os.open(found.name, flags | _ALWAYS, dir_fd=found.dir_fd)
-        except OSError:
-            if found.changed():
+        except OSError as error:
+            was_link = found.stat is not None and stat.S_ISLNK(found.stat.st_mode)
+            if found.changed() or (error.errno == errno.ELOOP and not was_link):
                 raise Stale from None
             raise
         opened = Opened(fd, found.path, os.fstat(fd))

@@ -31,7 +31,7 @@ class Stale(Exception):
     """What was looked at is not what stands there now: begin again."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Errand:
     """What a path is resolved for. asked: the path as given, for the errors. act: "open", "make", ... for the same."""
 
@@ -109,7 +109,8 @@ class Walk(Descriptor):
             self.rights = (*self.rights, self._owner(owner))
         target = os.readlink("", dir_fd=link)
         if target.startswith("/"):
-            self._move(os.open(".", _DIRECTORY, dir_fd=self._root_fd), [])
+            self._move(os.open(".", _DIRECTORY, dir_fd=self._root_fd))
+            self._trail.clear()
         return target
 
     def _refuse_magic(self) -> None:
@@ -126,7 +127,8 @@ class Walk(Descriptor):
     def _enter(self, name: str, entry: Descriptor, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        self._move(entry.detach(), [*self._trail, (name, inode(status))])
+        self._move(entry.detach())
+        self._trail.append((name, inode(status)))
         self._reserved.check_place(self.directory, self._errand.asked)
         self._reserved.check_inode(status, self._errand.asked)
 
@@ -134,14 +136,14 @@ class Walk(Descriptor):
         self._search()
         if not self._trail:
             return
-        self._move(os.open("..", _DIRECTORY, dir_fd=self.fd), self._trail[:-1])
+        self._move(os.open("..", _DIRECTORY, dir_fd=self.fd))
+        self._trail.pop()
         if inode(os.fstat(self.fd)) != (self._trail[-1][1] if self._trail else self._root):
             raise Stale
 
-    def _move(self, fd: int, trail: list[tuple[str, Inode]]) -> None:
+    def _move(self, fd: int) -> None:
         self.close()
         self.fd = fd
-        self._trail = trail
 
     def _own_entry(self) -> tuple[str, os.stat_result | None]:
         """The directory where the walk stands, as an entry of the one above."""
@@ -216,4 +218,9 @@ def decided(rights: tuple[Identity, ...], errand: Errand) -> AbstractContextMana
 def may_write(dir_fd: int, identity: Identity, act: str, asked: str) -> None:
     """PermissionDenied unless the kernel lets ``identity`` add and remove entries in the directory."""
     with decided_as(identity, act, asked):
-        syscalls.faccessat2(dir_fd, "", os.W_OK | os.X_OK, syscalls.AT_EACCESS | syscalls.AT_EMPTY_PATH)
+        try:
+            syscalls.faccessat2(dir_fd, "", os.W_OK | os.X_OK, syscalls.AT_EACCESS | syscalls.AT_EMPTY_PATH)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                raise PermissionError(errno.EACCES, "this kernel cannot tell (no faccessat2)") from error
+            raise

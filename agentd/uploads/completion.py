@@ -4,6 +4,7 @@ It runs once at a time, whoever asks. It stops at the next safe point where `Upl
 written; from then on it finishes, if need be in the next life of the daemon.
 """
 
+import logging
 import time
 
 from agentd.core.states import UploadState
@@ -16,6 +17,8 @@ from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
 from agentd.uploads.publish import Publisher, Staged
 from agentd.uploads.staging import Files, Store
 from agentd.uploads.upload import Spawn, Upload, start_job
+
+_log = logging.getLogger("agentd.uploads")
 
 
 class Completion:
@@ -57,11 +60,14 @@ class Completion:
         """
 
         async def run() -> None:
-            if staged is not None:
-                await in_thread(staged.discard, pool=LONG)
-            else:
-                await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
-            await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
+            try:
+                if staged is not None:
+                    await in_thread(staged.discard, pool=LONG)
+                else:
+                    await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
+                await in_thread(self._store.empty, upload.id, upload.journal, "complete.mid_cleanup", pool=LONG)
+            except OSError:
+                _log.exception("what upload %s left could not be freed; the next start tries again", upload.id)
 
         upload.cleaning = start_job(self._spawn, run())
 

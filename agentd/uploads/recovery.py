@@ -4,6 +4,7 @@ Left-overs of a create or a delete go. An upload whose header cannot be believed
 records or staging file are damaged fails with ``state_lost``: accepted bytes may be gone, and it says so.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from agentd.uploads import journal
 from agentd.uploads.journal import Journal, Record
 from agentd.uploads.staging import BOOT_ID, Store
 from agentd.uploads.upload import Upload
+
+_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that say nothing about the upload that was read
 
 
 @dataclass(slots=True)
@@ -37,7 +40,9 @@ def scan(store: Store) -> Found:
     for upload_id in store.ids():
         try:
             recovered, staged = _read(store, upload_id)
-        except (journal.JournalDamaged, FileNotFoundError, NotADirectoryError):
+        except (journal.JournalDamaged, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _MACHINE:
+                raise
             store.quarantine(upload_id)
         else:
             found.uploads.append(recovered)
@@ -65,6 +70,8 @@ def _read(store: Store, upload_id: str) -> tuple[Recovered, int]:
 def restore(upload: Upload, recovered: Recovered) -> None:
     """Replays the records into ``upload``; afterwards its ``intent`` is set where a completion has to be resumed."""
     for record in recovered.records:
+        if upload.state.ended:
+            break  # an end that was written over a damaged record may have older ones behind it
         match record:
             case journal.Part():
                 upload.accept(record.number, record.digests, record.time)

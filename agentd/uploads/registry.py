@@ -294,15 +294,18 @@ class Uploads:
         user = self._publisher.user(new.user)
         home = None if user is None else user.home
         path = absolute(new.target_path, cwd=self._places.cwd, home=home, workspace=self._places.workspace)
+        steps_up = ".." in path.split("/")
         try:
             with self._root.locate(path, rights=self._publisher.rights(user)) as place:
                 mode = None if place.stat is None else place.stat.st_mode
                 decide(new.kind, new.conflict, Existing.of(mode), path)
+                return place.path if steps_up else path
         except NotADirectory as error:
             raise TargetConflict(error.detail, path=path) from error
         except NotFound:
-            pass  # missing parents are made when there is something to publish
-        return path
+            if steps_up:
+                raise  # where a step up leads from a directory that is not there, nobody can tell
+        return path  # missing parents are made when there is something to publish
 
     def _check_capacity(self, size: int) -> None:
         active = self.active
@@ -401,7 +404,7 @@ class Uploads:
     async def _grant_another_lifetime(self) -> None:
         """The machine slept, or was resumed from a snapshot: that time is not held against anybody."""
         for upload in list(self._uploads.values()):
-            if not upload.state.ended:
+            if not upload.state.ended and upload.state is not UploadState.FAILED:
                 expires = time.time() + upload.header.lifetime
 
                 def extended(upload: Upload = upload, expires: float = expires) -> None:

@@ -94,6 +94,14 @@ def here(sandbox: Daemon, place: str) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def nothing_large_left(tmp_path: Path) -> Iterator[None]:
+    """What was uploaded goes; a daemon's log stays for the reader. Asked for first, so that daemons have ended."""
+    yield
+    for name in ("root", "source"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+
+
 @pytest.fixture
 def make_file(tmp_path: Path) -> Iterator[MakeFile]:
     """``make_file(size)``: a local file of so many random bytes."""

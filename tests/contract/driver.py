@@ -1,8 +1,9 @@
 """Calls the published client that this interpreter finds, so that one test can drive any version of it.
 
-One JSON object a line. First out: ``version``. In: ``style`` (sync, async), ``url``, ``token``, ``retries``, ``method`` ("files.NAME", or
-"client.NAME" for the low-level client, which is given the machine's id first), ``positional``, ``named``.
-Out: ``result`` and ``progress`` (phase, bytes, parts), or ``error``: what the caller of the client would have caught.
+One JSON object a line. First out: ``version``. Then in: ``style`` (sync, async), ``url``, ``token``, ``retries``,
+``method`` ("files.NAME", or "client.NAME" for the low-level client, which is given the machine's id first),
+``positional``, ``named``; and out: ``result`` and ``progress`` (phase, bytes, parts), or ``error``: what the caller of
+the client would have caught.
 
 A local path may be given as ``{"read": PATH, "offset": N, "length": N}`` (its bytes), ``{"open": PATH}`` (a file
 object) or ``{"stream": PATH}`` (a generator, which cannot seek).
@@ -79,7 +80,7 @@ def call(style: str, url: str, token: str, retries: int, method: str, positional
         return await found(*arguments, **named)
 
     result = _runner.run(run()) if style == "async" else found(*arguments, **named)
-    if dataclasses.is_dataclass(result):
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
         result = dataclasses.asdict(result)
     return {"result": result, "progress": progress}
 

@@ -57,10 +57,12 @@ def _each(shapes: tuple[Shape, ...], *passages: int) -> list[Crash]:
 
 # Passages of a commit: four parts, then the intent, then what was published.
 COMMITS = [
-    *_each((FILE,), 1, 3, 5, 6),
-    *(Crash(FILE_OVER, passage, durability="power") for passage in (2, 5, 6)),
+    Crash(FILE, 3),
+    Crash(FILE, 5),
+    Crash(FILE_OVER, 6, durability="power"),
     Crash(FILE, 5, end="abort"),
 ]
+SOME = (FILE, FILE_ELSEWHERE, TREE_REPLACE, TREE_NEW_ELSEWHERE, TREE_MERGE_ELSEWHERE)
 
 # How each place is reached. A failpoint that is missing here fails its test.
 REACHED: dict[str, list[Crash]] = {
@@ -79,11 +81,11 @@ REACHED: dict[str, list[Crash]] = {
     "complete.after_hash": _each((FILE, TREE_MERGE)),
     "complete.after_unpack": _each(TREES),
     "complete.after_copy": _each((FILE_ELSEWHERE,)),
-    "complete.after_chown": _each(SHAPES),
+    "complete.after_chown": _each(SOME),
     "complete.after_intent": _each(SHAPES),
     "complete.after_rename": [*_each(SHAPES), Crash(TREE_REPLACE, durability="power")],
-    "complete.after_published": _each(SHAPES),
-    "complete.mid_cleanup": _each((FILE, FILE_ELSEWHERE, TREE_REPLACE, TREE_MERGE, TREE_REPLACE_ELSEWHERE), 1, 2),
+    "complete.after_published": _each(SOME),
+    "complete.mid_cleanup": _each((FILE_ELSEWHERE, TREE_REPLACE, TREE_REPLACE_ELSEWHERE), 1, 2),
     "merge.after_entry": _each(MERGES, 1, 2, 3),
     "abort.after_record": [Crash(end="abort"), Crash(end="abort", durability="power")],
     "abort.mid_unlink": [
@@ -110,10 +112,10 @@ CRASHES = [
 # Deaths while a completion is taken up again that an earlier daemon died in.
 AGAIN = [
     *(("complete.after_unpack", "complete.after_intent", shape) for shape in TREES),
-    *(("complete.after_copy", "complete.after_intent", shape) for shape in (FILE_ELSEWHERE,)),
-    *(("complete.after_chown", "complete.after_intent", shape) for shape in SHAPES),
+    ("complete.after_copy", "complete.after_intent", FILE_ELSEWHERE),
+    *(("complete.after_chown", "complete.after_intent", shape) for shape in FILES),
     *(("complete.after_intent", "complete.after_intent", shape) for shape in (FILE_OVER, TREE_NEW_ELSEWHERE)),
-    *(("complete.after_rename", "complete.after_intent", shape) for shape in (FILE_ERROR, *TREES)),
+    *(("complete.after_rename", "complete.after_intent", shape) for shape in (FILE_ERROR, *SOME)),
     *(("complete.after_unpack", "merge.after_entry", shape) for shape in MERGES),
     *(("merge.after_entry", "merge.after_entry", shape) for shape in MERGES),
     *(("complete.mid_cleanup", "complete.after_rename", shape) for shape in (TREE_REPLACE, TREE_REPLACE_ELSEWHERE)),
@@ -135,6 +137,19 @@ def _through(site: Site, name: str, crash: Crash) -> Story:
 def test_a_daemon_killed_at_a_failpoint_loses_tears_and_leaves_nothing(site: Site, name: str, crash: Crash) -> None:
     assert crash is not None, "no scenario reaches this failpoint"
     story = _through(site, name, crash)
+    story.check_kept()
+    story.finish(crash.end)
+    story.check_gone()
+    if crash.end != "complete":
+        story.check_forgotten()
+
+
+@pytest.mark.parametrize("name", [name for name in FAILPOINTS if not name.startswith("recover.")])
+def test_a_fault_at_a_failpoint_is_answered_and_leaves_the_daemon_and_its_promises_whole(site: Site, name: str) -> None:
+    crash = REACHED[name][0]
+    story = Story(site, crash.shape)
+    story.stumble(f"{name}=error:{crash.passage}", crash.end, *crash.flags)
+    site.start()
     story.check_kept()
     story.finish(crash.end)
     story.check_gone()

@@ -1,6 +1,7 @@
 """A client of the native API that remembers what it was promised, and holds the daemon to it."""
 
 import hashlib
+import mmap
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -28,7 +29,7 @@ class Sender:
     """One upload of ``content`` to ``target``. accepted: the parts whose 2xx came. session: as last seen."""
 
     target: Path
-    content: bytes
+    content: bytes | mmap.mmap
     kind: str = "file"
     conflict: str = "merge"
     key: str = field(default_factory=lambda: str(uuid4()))

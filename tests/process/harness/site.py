@@ -72,19 +72,34 @@ class Story:
         self.before: Tree = seen(self.target)
         self.after = shape.after(self.before, site.place / "scratch")
 
+    def live(self, daemon: Daemon, end: str) -> None:
+        """The upload is sent and then ended as ``end`` says: ``complete``, ``abort``, or by ``expire`` alone."""
+        self.sender.send(daemon)
+        if end == "complete":
+            self.sender.complete(daemon)
+        elif end == "abort":
+            self.sender.abort(daemon)
+
     def die(self, failpoint: str, end: str, *more: str) -> None:
-        """A daemon's life up to its death at ``failpoint``: at its start, on its own, or while it serves this upload,
-        which is sent and then ended as ``end`` says: ``complete``, ``abort``, or by ``expire`` alone."""
+        """A daemon's life up to its death at ``failpoint``: at its start, on its own, or while it serves."""
         with suppress(RuntimeError):  # it died before it was ready
             daemon = self.site.start(failpoint, *more)
             with suppress(*NO_ANSWER):
-                self.sender.send(daemon)
-                if end == "complete":
-                    self.sender.complete(daemon)
-                elif end == "abort":
-                    self.sender.abort(daemon)
+                self.live(daemon, end)
         self.site.check_died()
         self.check_target()
+
+    def stumble(self, failpoint: str, end: str, *more: str) -> None:
+        """A daemon's life with a fault at ``failpoint``, which it survives and tells the client or the log."""
+        daemon = self.site.start(failpoint, *more)
+        told = False
+        try:
+            self.live(daemon, end)
+        except Refused as refused:
+            told = refused.answer.status >= 500
+        assert told or eventually(lambda: f"failpoint {failpoint.partition('=')[0]}" in str(daemon.log()))
+        self.check_target()
+        assert daemon.term() == 0
 
     def check_kept(self) -> None:
         """Nothing that was acknowledged is lost, and the target is not torn."""
@@ -116,16 +131,22 @@ class Story:
         try:
             return str(self.sender.status(self.site.daemon)["status"])
         except Refused as refused:
-            assert refused.answer.status == 404
-            return "forgotten"
+            return "forgotten" if refused.answer.status == 404 else refused.reason
 
     def check_gone(self) -> None:
-        """After the retention nothing of it is left anywhere, and its space is free again."""
-        assert self.site.daemon is not None and self.site.daemon.term() == 0
-        assert seen(self.target) == self.after
-        self.site.start("", "--uploads-retention", "0")
+        """Only the record of its end is left, and its space is free again."""
+        daemon = self.site.daemon
+        assert daemon is not None
         probe = Sender(self.site.place / "probe", bytes(SIZE))
-        probe.create(self.site.daemon)
-        probe.abort(self.site.daemon)
-        assert eventually(lambda: not self.site.left()), self.site.left()
+        probe.create(daemon)
+        probe.abort(daemon)
+        assert daemon.term() == 0
+        assert seen(self.target) == self.after
         assert [path.name for path in self.target.parent.iterdir()] == ["target"]
+        assert {path.name for path in self.site.uploads.rglob("*") if not path.is_dir()} == {"journal"}
+        assert not [name for name in self.site.left() if "/up_" not in name]
+
+    def check_forgotten(self) -> None:
+        """After the retention not even that is left."""
+        self.site.start("", "--uploads-retention", "0")
+        assert eventually(lambda: not self.site.left()), self.site.left()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import NotFound, PermissionDenied
+from agentd.linux import syscalls
 from agentd.linux.identity import Identity
 from agentd.linux.root import Root
 
@@ -157,6 +158,14 @@ def test_entry_of_another_in_a_sticky_directory_is_not_replaceable(root: Root, t
         with root.locate(f"/workspace/{name}", rights=(bob,)) as location:
             location.check_replaceable()
     with root.locate("/workspace/theirs", rights=(bob,)) as location, pytest.raises(PermissionDenied, match="sticky"):
+        location.check_replaceable()
+
+
+def test_rights_that_the_kernel_cannot_tell_are_none(
+    root: Root, bob: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(syscalls._NUMBER, "faccessat2", 999_999)
+    with root.locate("/home/bob/file", rights=(bob,)) as location, pytest.raises(PermissionDenied):
         location.check_replaceable()
 
 

@@ -1,5 +1,6 @@
 """A process that swaps things under the resolver gains nothing by it."""
 
+import ctypes
 import itertools
 import os
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.errors import AgentError, PathReserved, PermissionDenied, Unavailable
+from agentd.errors import AgentError, NotFound, PathReserved, Unavailable
 from agentd.linux import syscalls
 from agentd.linux.identity import Identity
 from agentd.linux.root import Root
@@ -159,13 +160,19 @@ def test_reserved_tree_put_in_the_place_of_a_checked_directory_is_not_opened(
         root.open("/workspace/victim", os.O_RDONLY)
 
 
-def test_link_put_in_the_place_of_a_checked_file_is_not_followed(
-    read: Callable[[str], str], victim: Path, link: Link, bob: Identity, exchange_before: Callable[..., None]
+def test_link_put_in_the_place_of_a_checked_file_is_not_even_opened(
+    root: Root, victim: Path, link: Link, tmp_path: Path, exchange_before: Callable[..., None]
 ) -> None:
-    link("/workspace/victim/trap", "/private/secret", bob.uid)
+    libc, opened = ctypes.CDLL(None), 0x20
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(watch, os.fsencode(tmp_path / "secret"), opened)
+    link("/workspace/victim/trap", str(tmp_path / "secret"))
     exchange_before(Root, "_open_entry", victim / "secret", victim / "trap")
-    with pytest.raises(PermissionDenied):
-        read("/workspace/victim/secret")
+    with pytest.raises(NotFound):
+        root.open("/workspace/victim/secret", os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        os.read(watch, 100)
+    os.close(watch)
 
 
 def test_path_that_never_settles_is_refused_for_now(

@@ -41,6 +41,9 @@ class Limits(msgspec.Struct, frozen=True):
     body_stall_timeout: Annotated[
         float, Meta(gt=0, description="how long a body may bring no byte, and how long headers may take")
     ] = 30
+    body_min_rate: Annotated[
+        int, Meta(ge=0, description="a second's least bytes of a body, over each body_stall_timeout", extra=_SIZE)
+    ] = 1024
 
 
 class Uploads(msgspec.Struct, frozen=True):

@@ -215,6 +215,7 @@ async def serve(config: Config) -> int:
             writable=lambda: directory_writable(workspace),
             metrics=metrics,
             limits=_server_limits(config),
+            receivers=config.uploads.parts_at_once,
         )
         addresses = [listen.url(one) for one in sockets]
         await server.start(sockets)

@@ -14,6 +14,8 @@ AgentError
 ├── NotADirectory, IsADirectory, TooManyLinks
 ├── Conflict                the thing is in another state
 │   └── KeyReused           an idempotency key came back with another request
+├── PreconditionFailed      the request's own condition does not hold
+├── RangeNotSatisfiable     none of the bytes asked for are there
 ├── RequestTooLarge         a body that is longer than it may be
 │   └── HeaderTooLarge      the request line and headers are
 ├── UnsupportedMediaType    a body of another kind than the endpoint reads
@@ -122,6 +124,16 @@ class Conflict(AgentError):
 
 class KeyReused(Conflict):
     code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
+
+
+class PreconditionFailed(AgentError):
+    code, status, title = "precondition_failed", 412, "Precondition failed"
+
+
+class RangeNotSatisfiable(AgentError):
+    """``facts["size"]`` is how many bytes there are."""
+
+    code, status, title = "range_not_satisfiable", 416, "Range not satisfiable"
 
 
 class RequestTooLarge(AgentError):

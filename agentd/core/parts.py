@@ -55,6 +55,11 @@ class PartTable:
         """The lowest missing part number; None when none is missing."""
         return self._frontier if self._frontier < self.count else None
 
+    @property
+    def prefix_bytes(self) -> int:
+        """How many bytes from the start are accepted without a gap."""
+        return min(self._frontier * self.part_size, self.size)
+
     def span(self, number: int) -> Span:
         """Where part ``number`` lies, in bytes; PartOutOfRange for a number the upload does not have."""
         if not 0 <= number < self.count:

@@ -15,7 +15,7 @@ from agentd import errors
 from agentd.core.conflict import ConflictMode, Kind
 from agentd.core.paths import absolute
 from agentd.errors import AgentError, InvalidRequest, UploadError
-from agentd.files.operations import Entry, Files
+from agentd.files.operations import Content, Entry, Files
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Dialect, Endpoint, FileResult
 from agentd.linux.identity import Identity
@@ -41,6 +41,13 @@ _PATH_ERRORS = (
     errors.PermissionDenied,
     errors.TooManyLinks,
     errors.UnknownUser,
+)
+_READ_ERRORS = (
+    *_PATH_ERRORS,
+    errors.IsADirectory,
+    errors.Conflict,
+    errors.PreconditionFailed,
+    errors.RangeNotSatisfiable,
 )
 _CREATE_ERRORS = (
     errors.SizeLimitExceeded,
@@ -238,8 +245,14 @@ class NullSpace:
             Endpoint(
                 *("GET", "/file", "files.read", self.read),
                 params=FileParams,
-                summary="Send the bytes of a file",
-                errors=(*_PATH_ERRORS, errors.IsADirectory),
+                summary="Send the bytes of a file, or a range of them (RFC 9110)",
+                errors=_READ_ERRORS,
+            ),
+            Endpoint(
+                *("HEAD", "/file", "files.head", self.read),
+                params=FileParams,
+                summary="Describe the bytes of a file by headers",
+                errors=_READ_ERRORS,
             ),
         )
 
@@ -295,14 +308,14 @@ class NullSpace:
         return _file_info(await in_thread(self._info, call.data.path, _user(call.data.user)))
 
     async def read(self, call: Call) -> FileResult:
-        fd, found, name = await in_thread(self._open, call.params.path, _user(call.params.user))
-        return FileResult(fd, found.st_size, found.st_mtime, name)
+        file = await in_thread(self._open, call.params.path, _user(call.params.user))
+        return FileResult(file.detach(), file.size, file.modified, file.name, file.version)
 
     def _info(self, path: str, user: str | None) -> Entry:
         where, rights = self._resolve(path, user)
         return self._files.info(where, rights)
 
-    def _open(self, path: str, user: str | None) -> Any:
+    def _open(self, path: str, user: str | None) -> Content:
         where, rights = self._resolve(path, user)
         return self._files.open(where, rights)
 

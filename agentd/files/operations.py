@@ -1,10 +1,15 @@
 """What is said of one entry, and one file opened for reading. All functions here block."""
 
 import os
+import secrets
 import stat
+import threading
+import time
 from dataclasses import dataclass
 
 from agentd.errors import InvalidRequest, IsADirectory
+from agentd.files import generated
+from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity, Users
 from agentd.linux.root import Root
 
@@ -25,6 +30,18 @@ class Entry:
     target: str | None
 
 
+class Content(Descriptor):
+    """A file open for reading. size in bytes; modified: seconds since the epoch; version: another one for each content
+    that this name ever has, as far as the kernel's clock tells (stores through a mapping show when they are synced)."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd)
+        found, self.version = _settled(fd)
+        self.name = name
+        self.size = found.st_size
+        self.modified = found.st_mtime_ns / 1e9
+
+
 class Files:
     """The sandbox's files. Paths are absolute sandbox paths; ``rights`` bound what the daemon's own would allow."""
 
@@ -38,14 +55,18 @@ class Files:
             target = os.readlink("", dir_fd=opened.fd) if stat.S_ISLNK(opened.stat.st_mode) else None
             return self._entry(opened.path, opened.stat, target)
 
-    def open(self, path: str, rights: tuple[Identity, ...] = ()) -> tuple[int, os.stat_result, str]:
-        """A regular file opened for reading: its fd, which is the caller's, its stat and its name."""
+    def open(self, path: str, rights: tuple[Identity, ...] = ()) -> Content:
+        """A regular file, opened for reading. What is no file has no content, and is not opened: that would act on it.
+
+        Where the kernel makes the content on reading, it is what could be read at this moment.
+        """
+        with self._root.open(path, os.O_PATH, rights=rights) as seen:
+            _check_regular(seen.stat, path)
         with self._root.open(path, os.O_RDONLY, rights=rights) as opened:
-            if stat.S_ISDIR(opened.stat.st_mode):
-                raise IsADirectory(f"{path} is a directory: name a file", path=path)
-            if not stat.S_ISREG(opened.stat.st_mode):
-                raise InvalidRequest(f"{path} is no regular file and has no content to send", path=path)
-            return os.dup(opened.fd), opened.stat, opened.path.rpartition("/")[2]
+            _check_regular(opened.stat, path)
+            generated.refuse_own(self._root, opened, path)
+            name = opened.path.rpartition("/")[2]
+            return Content((generated.copied(opened, path) or opened).detach(), name)
 
     def _entry(self, path: str, found: os.stat_result, target: str | None) -> Entry:
         return Entry(
@@ -62,3 +83,33 @@ class Files:
 
 
 _TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
+_CLOCK_REALTIME_COARSE = 5  # linux/time.h; the clock that gives files their times
+_SECOND = 10**9
+
+
+def _check_regular(found: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectory(f"{path} is a directory: name a file", path=path)
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidRequest(f"{path} is no regular file and has no content to send", path=path)
+
+
+def _settled(fd: int) -> tuple[os.stat_result, str]:
+    """The file's state, and a version made of what changes with the content.
+
+    A file changed in this very tick of the clock may change once more and look the same, so the tick is waited for. If
+    that does not help (written all the time, a clock that goes back, times in whole seconds), the version is like no
+    other.
+    """
+    found = os.fstat(fd)
+    if _is_young(found):
+        threading.Event().wait(time.clock_getres(_CLOCK_REALTIME_COARSE))
+        found = os.fstat(fd)
+    stamps = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    version = "-".join(f"{stamp:x}" for stamp in stamps)
+    return found, f"{version}-{secrets.token_hex(8)}" if _is_young(found) else version
+
+
+def _is_young(found: os.stat_result) -> bool:
+    step = 0 if found.st_ctime_ns % _SECOND else 2 * _SECOND
+    return found.st_ctime_ns + step >= time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)

@@ -1,22 +1,51 @@
 """The bytes of a request's body, on their way to whoever wants them.
 
 Reading can fail in four ways, and none of them looks like a fault of the disk:
-the client left (`ClientGone`), it sent nothing for too long (`RequestTimeout`), it sent more than was allowed
-(`RequestTooLarge`), or what it sent is no HTTP (`InvalidRequest`). An OSError that comes out of `Body.receive` was
-raised by the caller's own ``write``.
+the client left (`ClientGone`), it sent nothing for too long, or too little (`RequestTimeout`), it sent more than was
+allowed (`RequestTooLarge`), or what it sent is no HTTP (`InvalidRequest`). An OSError that comes out of `Body.receive`
+was raised by the caller's own ``write``.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiohttp import web
 
 from agentd.errors import ClientGone, InvalidRequest, RequestTimeout, RequestTooLarge
-from agentd.linux.threads import in_thread
+from agentd.http.ingest import GONE, Lender, Tap
+from agentd.linux.threads import Pool, in_thread
 
 PIECE = 1 << 20
 DISCARD_BYTES = 64 << 20
 DISCARD_SECONDS = 10.0
+
+Turn = Callable[[], AbstractAsyncContextManager[object]]
+
+
+class Pace:
+    """Whether a body comes fast enough: ``rate`` bytes a second over each ``window`` seconds of waiting for it.
+
+    A window ends as soon as it has brought enough, and the next begins. Time that we take ourselves does not count.
+    """
+
+    def __init__(self, window: float, rate: int) -> None:
+        self._window = self.patience = window
+        self._enough = max(1, int(window * rate))
+        self._brought = 0
+
+    def note(self, brought: int, waited: float) -> None:
+        """``brought`` bytes came after ``waited`` seconds. RequestTimeout where `patience` (seconds) is at its end."""
+        self._brought += brought
+        self.patience -= waited
+        if self._brought >= self._enough:
+            self._brought, self.patience = 0, self._window
+        elif self.patience <= 0:
+            raise self.late()
+
+    def late(self) -> RequestTimeout:
+        return RequestTimeout(f"less than {self._enough} bytes of the body came in {self._window:g} s")
 
 
 class Body:
@@ -26,12 +55,14 @@ class Body:
     keep_alive: False once the connection cannot serve another request.
     """
 
-    def __init__(self, request: web.BaseRequest, stall_timeout: float) -> None:
+    def __init__(self, request: web.BaseRequest, pace: Pace, workers: Pool) -> None:
         self.length = request.content_length if request.content_length is not None or request.body_exists else 0
         self.received = 0
         self.keep_alive = True
         self._request = request
-        self._stall_timeout = stall_timeout
+        self._pace = pace
+        self._workers = workers
+        self._tap: Tap | None = None
         self._continue = self.length != 0 and request.headers.get("Expect", "").lower() == "100-continue"
 
     @property
@@ -39,24 +70,34 @@ class Body:
         """Whether the client holds its body back until it is asked for it."""
         return self._continue
 
-    async def receive(self, write: Callable[[memoryview], None], limit: int) -> int:
-        """Feeds the bytes in order to ``write``, which blocks and runs in a worker thread, one call at a time.
+    async def receive(self, write: Callable[[memoryview], None], limit: int, turn: Turn = nullcontext) -> int:
+        """Feeds the bytes in order to ``write``, which blocks and runs in worker threads, one call at a time.
 
-        A piece has about 1 MiB. Returns the number of bytes. More than ``limit`` bytes raise RequestTooLarge as soon
-        as that is known; pieces may have been written by then. ``write`` has returned whenever this has ended.
+        A piece has at most about 1 MiB and is valid during its call alone. Returns the number of bytes. More than
+        ``limit`` bytes raise RequestTooLarge as soon as that is known; pieces may have been written by then. ``write``
+        has returned whenever this has ended. ``turn`` is entered whenever bytes are there to be written, for some MiB
+        at most, and never while the client is awaited.
         """
         self._begin(limit)
-        self._request.content.set_read_chunk_size(PIECE // 2)
+        lender = self._request.protocol
         try:
-            while piece := await self._piece(limit):
-                await in_thread(write, memoryview(piece))
+            if self.length and isinstance(lender, Lender):
+                self._tap = lender.lend(self._request.content, self.length)
+            if self._tap is None:
+                await self._stream(write, limit, turn)
+            else:
+                await self._drain(self._tap, write, turn)
         except asyncio.CancelledError:
             if self._request.transport is not None:
                 raise
             # The server cancels a request whose client has left: that is the client's leaving, not a cancellation.
             if task := asyncio.current_task():
                 task.uncancel()
-            raise ClientGone("the client left before the end of its request body") from None
+            raise ClientGone(GONE) from None
+        finally:
+            if self._tap is not None and isinstance(lender, Lender):
+                lender.give_back(self._request.content, self._tap)
+                self._tap = None
         return self.received
 
     async def read(self, limit: int) -> bytes:
@@ -80,6 +121,8 @@ class Body:
 
     def cut(self) -> None:
         """Shuts the connection: whoever is receiving gets ClientGone soon. To be called on the loop's thread."""
+        if self._tap is not None:
+            self._tap.shut()
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -89,6 +132,32 @@ class Body:
         if self._continue and self._request.transport is not None:
             self._continue = False
             self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _drain(self, tap: Tap, write: Callable[[memoryview], None], turn: Turn) -> None:
+        assert self.length is not None
+        more = tap.begun
+        try:
+            while more or tap.left:
+                waited, before = 0.0, tap.left
+                if not more:
+                    since = time.monotonic()
+                    await tap.ready(self._pace.patience)
+                    waited = time.monotonic() - since
+                async with turn():
+                    more = await in_thread(tap.drain, write, pool=self._workers) and tap.left > 0
+                if tap.left:
+                    self._pace.note(before - tap.left, waited)
+        except RequestTimeout:
+            self.keep_alive = False
+            raise
+        finally:
+            self.received = self.length - tap.left
+
+    async def _stream(self, write: Callable[[memoryview], None], limit: int, turn: Turn) -> None:
+        self._request.content.set_read_chunk_size(PIECE // 2)
+        while piece := await self._piece(limit):
+            async with turn():
+                await in_thread(write, memoryview(piece))
 
     async def _piece(self, limit: int) -> bytes:
         chunks: list[bytes] = []
@@ -100,15 +169,21 @@ class Body:
 
     async def _next(self, limit: int) -> bytes:
         if self._request.transport is None:
-            raise ClientGone("the client left before the end of its request body")
+            raise ClientGone(GONE)
+        since = time.monotonic()
         try:
-            async with asyncio.timeout(self._stall_timeout):
+            async with asyncio.timeout(self._pace.patience):
                 chunk = await self._request.content.readany()
+            if chunk:
+                self._pace.note(len(chunk), time.monotonic() - since)
         except TimeoutError:
             self.keep_alive = False
-            raise RequestTimeout(f"no byte of the body came for {self._stall_timeout:g} s") from None
+            raise self._pace.late() from None
+        except RequestTimeout:
+            self.keep_alive = False
+            raise
         except ConnectionError:
-            raise ClientGone("the client left before the end of its request body") from None
+            raise ClientGone(GONE) from None
         except web.RequestPayloadError:
             self.keep_alive = False
             raise InvalidRequest("the body is not framed as HTTP/1.1 asks (RFC 9112 section 7)") from None

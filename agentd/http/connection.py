@@ -2,7 +2,7 @@
 
 aiohttp bounds single headers and idle time. Added here: all headers of a request together and the time they take, a
 limit on connections, errors in our shape for what is no HTTP, and an end to a body whose framing breaks off.
-Everything in the package that leans on private parts of aiohttp stands in this module.
+Everything in the package that leans on private parts of aiohttp stands in this module and in `ingest`.
 """
 
 import asyncio
@@ -13,7 +13,10 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from agentd.errors import AgentError, HeaderTooLarge, InvalidRequest, RequestTimeout
+from agentd.http.ingest import Lender
 from agentd.http.problem import internal
+
+READ_AHEAD = 32 << 10  # bytes of a body read before anybody asks for it: what is left in the socket is the worker's
 
 BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -24,7 +27,7 @@ BUSY_BODY = (
 )
 
 
-class Connection(web.RequestHandler):
+class Connection(Lender):
     """aiohttp's protocol object, with bounds on headers."""
 
     __slots__ = ("_head_bytes", "_head_timer", "_site")
@@ -32,7 +35,7 @@ class Connection(web.RequestHandler):
     _manager: "Connections | None"
 
     def __init__(self, manager: "Connections", **settings: object) -> None:
-        super().__init__(manager, **settings)  # type: ignore[arg-type]
+        super().__init__(manager, **settings)
         self._site = manager
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -138,6 +141,7 @@ class Connections(web.Server):
             auto_decompress=False,
             access_log=None,
             keepalive_timeout=keepalive_timeout,
+            read_bufsize=READ_AHEAD,
             max_line_size=header_bytes,
             max_field_size=header_bytes,
         )

@@ -34,15 +34,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """An answer made of ``size`` bytes of an open file from its start; ``fd`` is closed once they are sent.
+    """An answer made of the first ``size`` bytes of an open file, or of what the request wants of them.
 
-    mtime: Unix seconds, for Last-Modified. name: what a browser should call it.
+    fd: closed once they are sent. mtime: Unix seconds, for Last-Modified. name: what a browser should call it.
+    version: ASCII letters, digits and dashes, others whenever the content is another; "" where nothing tells.
     """
 
     fd: int
     size: int
     mtime: float
     name: str
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from agentd.errors import AgentError, Internal
+from agentd.errors import AgentError, Internal, RangeNotSatisfiable
 from agentd.http.codec import encode
 from agentd.http.endpoint import Dialect
 from agentd.telemetry import fields
@@ -57,4 +57,6 @@ def respond(error: AgentError, request_id: str, dialect: Dialect | None = None, 
         response.headers["Retry-After"] = str(math.ceil(wait))
     if isinstance(allow := error.facts.get("allow"), list):
         response.headers["Allow"] = ", ".join(allow)
+    if isinstance(error, RangeNotSatisfiable):
+        response.headers["Content-Range"] = f"bytes */{error.facts['size']}"
     return response

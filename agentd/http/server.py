@@ -14,8 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.utils import formatdate
-from urllib.parse import quote
 from uuid import uuid4
 
 from aiohttp import web
@@ -27,22 +25,21 @@ from agentd.errors import (
     MethodNotAllowed,
     NotFound,
     RequestTimeout,
-    StorageFailed,
     Unavailable,
     UnsupportedMediaType,
 )
 from agentd.http import codec
 from agentd.http.access import Access
-from agentd.http.body import Body
+from agentd.http.body import Body, Pace
 from agentd.http.connection import Connection, Connections
+from agentd.http.download import Download
 from agentd.http.endpoint import Call, Dialect, FileResult, TextResult
 from agentd.http.health import Health
 from agentd.http.problem import SERVER, internal, respond
 from agentd.http.router import Place, Route, Router
-from agentd.linux.threads import in_thread
+from agentd.linux.threads import Pool
 from agentd.telemetry import Metrics, fields, request_id
 
-PIECE = 1 << 20
 BACKLOG = 1024
 CANCEL_SECONDS = 5.0
 LAST_SECONDS = 1.0
@@ -58,7 +55,8 @@ class Limits:
     """Sizes in bytes, times in seconds.
 
     keepalive_timeout: how long a connection may be idle. body_stall_timeout: how long a body may bring nothing, and how
-    long the headers of a request may take.
+    long the headers of a request may take. body_min_rate: bytes per second that a body brings at least, over each
+    body_stall_timeout.
     """
 
     header_bytes: int = 16384
@@ -66,6 +64,7 @@ class Limits:
     connections: int = 1024
     keepalive_timeout: float = 75.0
     body_stall_timeout: float = 30.0
+    body_min_rate: int = 1024
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ class Exchange:
 class Server:
     """Serves dialects on any number of listening sockets, from `start` to `drain`.
 
-    writable(): blocks; whether the workspace takes writes, for ``/readyz``.
+    writable(): blocks; whether the workspace takes writes, for ``/readyz``. receivers: threads that take bodies in.
     """
 
     def __init__(
@@ -102,11 +101,13 @@ class Server:
         writable: Callable[[], bool],
         metrics: Metrics,
         limits: Limits,
+        receivers: int = 16,
     ) -> None:
         self._router = Router(tuple(dialects))
         self._access = access
         self._health = Health(lambda: self._draining, writable)
         self._limits = limits
+        self._receivers = Pool("ingest", receivers)
         self._listeners: list[asyncio.Server] = []
         self._active: set[asyncio.Task[object]] = set()
         self._quiet = asyncio.Event()
@@ -160,6 +161,7 @@ class Server:
         finally:
             self._close_idle()
             await self._connections.shutdown(LAST_SECONDS)
+            self._receivers.executor.shutdown(wait=False)
         return True
 
     def _close_idle(self) -> None:
@@ -172,7 +174,7 @@ class Server:
             return answer
         ident = _request_id(request)
         place = self._router.find(path)
-        body = Body(request, self._limits.body_stall_timeout)
+        body = Body(request, Pace(self._limits.body_stall_timeout, self._limits.body_min_rate), self._receivers)
         exchange = Exchange(request, ident, place, query, body, place.dialect, place.mount)
         started = time.perf_counter()
         task = asyncio.current_task()
@@ -192,7 +194,10 @@ class Server:
         result: object = None
         try:
             result = await self._result(exchange)
-            return await self._send(exchange, _response(result, exchange.route), result)
+            if isinstance(result, FileResult):
+                download = Download(exchange.request, result)
+                return await self._send(exchange, download.response, download)
+            return await self._send(exchange, _response(result, exchange.route))
         except AgentError as error:
             exchange.error = error
         except asyncio.CancelledError:
@@ -240,7 +245,7 @@ class Server:
         return await row.handler(Call(params, data, request.headers, body, exchange.request_id, exchange.mount))
 
     async def _send(
-        self, exchange: Exchange, response: web.StreamResponse, result: object = None
+        self, exchange: Exchange, response: web.StreamResponse, download: Download | None = None
     ) -> web.StreamResponse:
         request, body = exchange.request, exchange.body
         exchange.response = response
@@ -252,8 +257,8 @@ class Server:
             request.protocol.no_lingering()
         try:
             await response.prepare(request)
-            if isinstance(result, FileResult) and request.method != "HEAD":
-                await _send_file(response, result)
+            if download is not None:
+                await download.send(self._limits.body_stall_timeout)
             await response.write_eof()
         except ConnectionError:
             raise ClientGone("the client left before the end of its answer") from None
@@ -310,26 +315,7 @@ def _request_id(request: web.BaseRequest) -> str:
 def _response(result: object, route: Route | None) -> web.StreamResponse:
     if result is None:
         return web.Response(status=204)
-    if isinstance(result, FileResult):
-        named = quote(result.name, safe="", errors="surrogateescape")
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(result.size),
-            "Last-Modified": formatdate(result.mtime, usegmt=True),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{named}",
-        }
-        return web.StreamResponse(headers=headers)
     if isinstance(result, TextResult):
         return web.Response(body=result.text.encode(), headers={"Content-Type": result.content_type})
     status = route.endpoint.status if route else 200
     return web.Response(status=status, body=codec.encode(result), headers={"Content-Type": "application/json"})
-
-
-async def _send_file(response: web.StreamResponse, file: FileResult) -> None:
-    sent = 0
-    while sent < file.size:
-        piece = await in_thread(os.pread, file.fd, min(PIECE, file.size - sent), sent)
-        if not piece:
-            raise StorageFailed("the file became shorter while it was sent")
-        await response.write(piece)
-        sent += len(piece)

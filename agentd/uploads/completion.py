@@ -4,13 +4,14 @@ It runs once at a time, whoever asks. It stops at the next safe point where `Upl
 written; from then on it finishes, if need be in the next life of the daemon.
 """
 
+import asyncio
 import logging
 import time
 
 from agentd.core.states import UploadState
 from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
 from agentd.failpoints import hit
-from agentd.linux.threads import LONG, in_thread
+from agentd.linux.threads import LONG, Pool, in_thread
 from agentd.uploads import digest
 from agentd.uploads.copying import Stopped
 from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
@@ -19,6 +20,8 @@ from agentd.uploads.staging import Files, Store
 from agentd.uploads.upload import Spawn, Upload, start_job
 
 _log = logging.getLogger("agentd.uploads")
+
+DIGEST = Pool("digest", 2)  # apart, so that a long upload's digest keeps nobody from publishing
 
 
 class Completion:
@@ -52,6 +55,25 @@ class Completion:
             upload.sealed = False
             if upload.state is UploadState.COMPLETING:
                 upload.turn(UploadState.STAGED)
+
+    def follow(self, upload: Upload) -> None:
+        """Hashes what is accepted without a gap while the rest still comes, where the whole is likely to be declared:
+        it is already, or the client declares its parts."""
+        last = next(reversed(upload.parts.accepted.values()), None)
+        wanted = upload.header.whole_sha256 is not None or (last is not None and last.sha256 is not None)
+        idle = upload.following is None and upload.completion is None  # which hashes the rest itself
+        if wanted and idle and upload.whole.position < upload.parts.prefix_bytes:
+            upload.following = start_job(self._spawn, self._follow(upload))
+
+    async def _follow(self, upload: Upload) -> None:
+        try:
+            async with upload.files() as files:
+                while not upload.stopping() and upload.whole.position < (upto := upload.parts.prefix_bytes):
+                    await in_thread(upload.whole.advance, files.data, upto, upload.stopping, pool=DIGEST)
+        except Stopped:
+            pass
+        finally:
+            upload.following = None
 
     def clean(self, upload: Upload, staged: Staged | None = None) -> None:
         """Frees what an ended upload left, while others work; what a crash leaves of it the next daemon does.
@@ -162,7 +184,9 @@ async def _check_content(upload: Upload, files: Files, sha256: bytes | None) -> 
         upload.unverified.clear()
     whole = None
     if sha256 is not None or upload.header.whole_sha256 is not None:
-        whole = await in_thread(digest.sha256_of, files.data, upload.header.size, stop, pool=LONG)
+        if upload.following is not None:
+            await asyncio.wait([upload.following])
+        whole = await in_thread(upload.whole.advance, files.data, upload.header.size, stop, pool=LONG)
         upload.check_open()
         check_whole(whole, sha256)
         check_whole(whole, upload.header.whole_sha256)

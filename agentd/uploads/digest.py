@@ -1,5 +1,6 @@
-"""Digests of a whole staging file, read back from the page cache. All functions here block."""
+"""Digests of what is staged, read back, as a rule from the page cache. All functions here block."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -13,24 +14,31 @@ PIECE = 1 << 20
 
 
 def _pieces(fd: int, span: Span, stop: Callable[[], bool]) -> Iterable[memoryview]:
-    buffer = memoryview(bytearray(min(PIECE, span.length)))
+    buffer = memoryview(bytearray(max(0, min(PIECE, span.length))))
     position, end = span.offset, span.offset + span.length
     while position < end:
         if stop():
             raise Stopped
         got = os.preadv(fd, [buffer[: min(PIECE, end - position)]], position)
         if got == 0:
-            return
+            raise OSError(errno.EIO, "the staging file ends too early")
         yield buffer[:got]
         position += got
 
 
-def sha256_of(fd: int, size: int, stop: Callable[[], bool]) -> bytes:
-    """SHA-256 of the first ``size`` bytes; Stopped as soon as ``stop`` says so."""
-    hasher = hashlib.sha256()
-    for piece in _pieces(fd, Span(0, size), stop):
-        hasher.update(piece)
-    return hasher.digest()
+class WholeDigest:
+    """SHA-256 of a staging file, as far as it is there: it follows the accepted prefix, and the end takes little."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._hasher = hashlib.sha256()
+
+    def advance(self, fd: int, upto: int, stop: Callable[[], bool]) -> bytes:
+        """Hashes on to the byte ``upto`` and gives the digest so far. One thread at a time. Stopped, OSError."""
+        for piece in _pieces(fd, Span(self.position, upto - self.position), stop):
+            self._hasher.update(piece)
+            self.position += len(piece)
+        return self._hasher.digest()
 
 
 def first_changed(fd: int, parts: list[tuple[int, Span, bytes]], stop: Callable[[], bool]) -> int | None:

@@ -6,7 +6,7 @@ accepted, no digest to compare                 the body is hashed, not written: 
 somebody writes it                             that writer is asked to let go and awaited; if it had the whole body
                                                this one becomes a repetition
 a completion counts the parts                  not now
-all turns are taken                            waits for one, `SLOT_WAIT` seconds at most
+all turns are taken                            waits for one, `TURN_SECONDS` at most
 =============================================  ===================================================================
 """
 
@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from agentd.core.parts import Digests, Offer
 from agentd.errors import InvalidPartChecksum, RateLimited, RequestTooLarge
@@ -23,11 +24,12 @@ from agentd.uploads import journal
 from agentd.uploads.staging import BOOT_ID, Hashes, Sink, reserve
 from agentd.uploads.upload import Body, Upload, Writer
 
-SLOT_WAIT = 30.0
+TURN_SECONDS = 30.0
 
 
 class Intake:
-    """parts_at_once: over all uploads; each upload has its own limit besides. free_floor: bytes that stay free."""
+    """parts_at_once: that bring bytes at a time, over all uploads; each upload has its own limit besides.
+    free_floor: bytes that stay free."""
 
     def __init__(self, parts_at_once: int, free_floor: int) -> None:
         self._slots = asyncio.Semaphore(parts_at_once)
@@ -35,13 +37,8 @@ class Intake:
 
     async def put(self, upload: Upload, number: int, body: Body, sha256: bytes | None) -> None:
         """Returns when part ``number`` is accepted, by this body or by an equal one before."""
-        while not await self._repeated(upload, number, body, sha256):
-            async with self._slot(upload):
-                upload.check_open()
-                free = number not in upload.parts.accepted and number not in upload.writers
-                if free and not upload.sealed:
-                    await self._write(upload, number, body, sha256)
-                    return
+        if not await self._repeated(upload, number, body, sha256):
+            await self._write(upload, number, body, sha256)
 
     async def _repeated(self, upload: Upload, number: int, body: Body, sha256: bytes | None) -> bool:
         """Whether the part is there already; False when it has to be written and nobody else does."""
@@ -52,8 +49,9 @@ class Intake:
                     await body.discard()
                     return True
                 case Offer.COMPARE:
-                    digests = await _receive(upload, number, body, Hashes(sha256=sha256 is not None), sha256)
+                    digests = await self._receive(upload, number, body, Hashes(sha256=sha256 is not None), sha256)
                     upload.parts.same(number, digests)
+                    upload.check_open()
                     return True
             if upload.sealed:
                 raise RateLimited("a completion is counting the parts: repeat", retry_after=1)
@@ -63,9 +61,10 @@ class Intake:
             await writer.done.wait()
 
     @asynccontextmanager
-    async def _slot(self, upload: Upload) -> AsyncIterator[None]:
+    async def _turn(self, upload: Upload) -> AsyncIterator[None]:
+        """For bytes that are there: a client that brings none has no turn, and keeps nobody from one."""
         try:
-            async with asyncio.timeout(SLOT_WAIT):
+            async with asyncio.timeout(TURN_SECONDS):
                 await upload.slots.acquire()
                 try:
                     await self._slots.acquire()
@@ -85,9 +84,10 @@ class Intake:
         try:
             span = upload.parts.span(number)
             async with upload.files() as files:
+                upload.check_open()
                 await in_thread(reserve, files.data, span, self._free_floor)
                 sink = Sink(files.data, span.offset, sha256=sha256 is not None)
-                digests = await _receive(upload, number, body, sink, sha256)
+                digests = await self._receive(upload, number, body, sink, sha256)
                 writer.received = True
                 upload.check_open()
                 hit("part.after_digest")
@@ -98,19 +98,20 @@ class Intake:
             del upload.writers[number]
             writer.done.set()
 
-
-async def _receive(upload: Upload, number: int, body: Body, into: Sink | Hashes, sha256: bytes | None) -> Digests:
-    """Reads the whole part. Errors: PartSizeMismatch, InvalidPartChecksum, and what ``body`` raises."""
-    limit = upload.parts.span(number).length
-    try:
-        received = await body.receive(into.write, limit)
-    except RequestTooLarge:
-        received = limit + 1
-    upload.parts.check_length(number, received)
-    hit("part.after_last_write")
-    digests = into.digests()
-    if sha256 is not None and digests.sha256 != sha256:
-        raise InvalidPartChecksum(
-            f"part {number} arrived with another SHA-256 than the declared one: send it again", part_number=number
-        )
-    return digests
+    async def _receive(
+        self, upload: Upload, number: int, body: Body, into: Sink | Hashes, sha256: bytes | None
+    ) -> Digests:
+        """Reads the whole part. Errors: PartSizeMismatch, InvalidPartChecksum, and what ``body`` raises."""
+        limit = upload.parts.span(number).length
+        try:
+            received = await body.receive(into.write, limit, partial(self._turn, upload))
+        except RequestTooLarge:
+            received = limit + 1
+        upload.parts.check_length(number, received)
+        hit("part.after_last_write")
+        digests = into.digests()
+        if sha256 is not None and digests.sha256 != sha256:
+            raise InvalidPartChecksum(
+                f"part {number} arrived with another SHA-256 than the declared one: send it again", part_number=number
+            )
+        return digests

@@ -54,6 +54,7 @@ class Staged:
     device: int
     inode: int
     files: int
+    private: str
     keep: ExitStack
     moved: bool = False
 
@@ -111,7 +112,10 @@ class Publisher:
                 self._hold(place, method, keep)
                 hit("complete.after_chown")
                 found = os.fstat(made)
-                return Staged(place, source, name, beside, method, found.st_dev, found.st_ino, count, keep.pop_all())
+                identity = found.st_dev, found.st_ino
+                return Staged(
+                    place, source, name, beside, method, *identity, count, _private_name(header), keep.pop_all()
+                )
             except BaseException:
                 if name != DATA:
                     trees.remove(source, name)
@@ -289,7 +293,10 @@ class Publisher:
                 _log.warning("trees cannot be exchanged here: %s is replaced entry by entry", staged.name)
                 trees.prune(source, target, check)
             trees.merge(
-                source, target, lambda: hit("merge.after_entry"), check, reserved=self._reserved, durable=durable
+                *(source, target, lambda: hit("merge.after_entry"), check),
+                reserved=self._reserved,
+                durable=durable,
+                private=staged.private,
             )
 
 
@@ -321,10 +328,14 @@ def _create_without_flag(staged: Staged) -> None:
         os.unlink(staged.name, dir_fd=staged.source)
 
 
+def _private_name(header: Header) -> str:
+    return f".agentd-{header.upload_id}"
+
+
 @contextmanager
 def _private(parent: int, header: Header, *, make: bool) -> Iterator[int]:
     """The directory beside the target, as an fd. Gone afterwards, if it is empty."""
-    name = f".agentd-{header.upload_id}"
+    name = _private_name(header)
     if make:
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)

@@ -186,6 +186,7 @@ class Uploads:
         upload = self.get(upload_id)
         with upload.about():
             await self._intake.put(upload, number, body, sha256)
+        self._completion.follow(upload)
         self._wake_by(upload.expires)
         return upload
 
@@ -196,8 +197,9 @@ class Uploads:
             if upload.state is not UploadState.COMPLETED:
                 upload.check_open()
                 check_whole(upload.header.whole_sha256, sha256)
-                if upload.completion is None and not upload.writers:
-                    check_complete(upload)
+                sent = len(upload.parts.accepted) + len(upload.writers)
+                if upload.completion is None and sent < upload.parts.count:
+                    check_complete(upload)  # a part that nobody sends is not waited for
                 await asyncio.shield(upload.completion or self._complete(upload, sha256))
             assert upload.published is not None
             if sha256 not in (None, upload.published.sha256) and upload.published.sha256 != journal.NO_DIGEST:
@@ -278,13 +280,13 @@ class Uploads:
 
     async def _quiesce(self, upload: Upload) -> None:
         """Returns when nobody writes to the upload and no completion runs; `Upload.stop` keeps new ones out."""
-        while upload.writers or upload.completion is not None:
+        while upload.writers or upload.completion is not None or upload.following is not None:
             for writer in upload.writers.values():
                 writer.let_go()
             if upload.writers:
                 await next(iter(upload.writers.values())).done.wait()
-            elif upload.completion is not None:
-                await asyncio.wait([upload.completion])
+            elif (job := upload.completion or upload.following) is not None:
+                await asyncio.wait([job])
                 await asyncio.sleep(0)  # its owner clears it after the waiters are told
 
     # -- create

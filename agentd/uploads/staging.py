@@ -114,10 +114,10 @@ class Store:
     def create(self, header: journal.Header, parts: int) -> journal.Journal:
         """Makes the upload's directory: whole under a hidden name, then renamed."""
         self.check_place()
-        hidden = f".new-{secrets.token_hex(8)}"
-        os.mkdir(hidden, 0o700, dir_fd=self.uploads)
+        name = f".new-{secrets.token_hex(8)}"
+        os.mkdir(name, 0o700, dir_fd=self.uploads)
         try:
-            with _opened(hidden, _DIRECTORY, self.uploads) as directory:
+            with _opened(name, _DIRECTORY, self.uploads) as directory:
                 hit("create.after_mkdir")
                 with _opened(JOURNAL, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory) as fd:
                     made = journal.create(fd, header, parts)
@@ -127,12 +127,13 @@ class Store:
                     os.ftruncate(fd, header.size)
                     self._sync(fd)
                 self._sync(directory)
-            renameat2(self.uploads, hidden, self.uploads, header.upload_id, RENAME_NOREPLACE)
+            renameat2(self.uploads, name, self.uploads, header.upload_id, RENAME_NOREPLACE)
+            name = header.upload_id
+            hit("create.after_rename")
+            self._sync(self.uploads)
         except BaseException:
-            trees.remove(self.uploads, hidden)
+            trees.remove(self.uploads, name)
             raise
-        hit("create.after_rename")
-        self._sync(self.uploads)
         return made
 
     def open(self, upload_id: str) -> Files:

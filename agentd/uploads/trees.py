@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from agentd.errors import PathReserved, TargetConflict
+from agentd.failpoints import hit
 from agentd.uploads.branch import DIRECTORY, Branch
 from agentd.uploads.copying import copy_file
 
@@ -135,6 +136,7 @@ def merge(
     *,
     reserved: tuple[int, int] | None = None,
     durable: bool = False,
+    private: str = ".agentd-merge",
 ) -> None:
     """Move the entries of a staged tree into an existing directory; what else is there stays.
 
@@ -150,6 +152,8 @@ def merge(
     rights_check: called with the target's directory (fd) and the entry's name before each entry, in both passes.
     reserved: device and inode of a directory that is not entered.
     durable: sync the directories that got entries, and copied files. The staged tree itself is for sync_tree.
+    private: name of the private directory, for this upload alone and the same in each of its lives: what a crash leaves
+    in one is found again by nothing else.
 
     Raises TargetConflict (facts: path, from the target) where a directory meets something else or the target keeps
     changing, PathReserved, whatever `rights_check` raises, OSError.
@@ -158,7 +162,7 @@ def merge(
         try:
             for act in (False, True):
                 with Branch(source_fd) as source, Branch(target_fd) as target:
-                    _Merge(source, target, after_entry, rights_check, reserved, durable, act).run()
+                    _Merge(source, target, after_entry, rights_check, reserved, durable, private, act).run()
         except OSError as failure:
             if failure.errno not in _MOVED_AWAY:
                 raise
@@ -176,11 +180,12 @@ class _Merge:
         rights_check: Callable[[int, str], None] | None,
         reserved: tuple[int, int] | None,
         durable: bool,
+        private: str,
         act: bool,
     ) -> None:
         self.source, self.target = source, target
         self.after_entry, self.rights_check, self.reserved = after_entry, rights_check, reserved
-        self.durable, self.act = durable, act
+        self.durable, self.private, self.act = durable, private, act
 
     def run(self) -> None:
         try:
@@ -256,8 +261,9 @@ class _Merge:
     def _carry(self, name: str) -> None:
         """Copy an entry to another file system (a directory without its content), then rename it into place there."""
         staged = os.stat(name, dir_fd=self.source.fd, follow_symlinks=False)
-        with _private_directory(self.target.fd, f".agentd-{staged.st_ino:x}") as private_fd:
+        with _private_directory(self.target.fd, self.private) as private_fd:
             _copy_entry(self.source.fd, name, private_fd, staged, self.durable)
+            hit("complete.after_copy")
             os.rename(_ENTRY, name, src_dir_fd=private_fd, dst_dir_fd=self.target.fd)
         if not stat.S_ISDIR(staged.st_mode):
             os.unlink(name, dir_fd=self.source.fd)

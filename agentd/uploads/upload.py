@@ -8,7 +8,7 @@ import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -18,12 +18,14 @@ from agentd.errors import AgentError, InsufficientStagingSpace, NoSpace, Unavail
 from agentd.failpoints import hit
 from agentd.linux.oserrors import translate
 from agentd.linux.threads import in_thread
+from agentd.uploads.digest import WholeDigest
 from agentd.uploads.journal import Intent, Journal, Published, Record
 from agentd.uploads.staging import Files, Store
 
 T = TypeVar("T")
 Batch = list[tuple[list[Record], Callable[[], None], asyncio.Future[None]]]
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
+Turn = Callable[[], AbstractAsyncContextManager[object]]
 
 
 class Body(Protocol):
@@ -33,8 +35,10 @@ class Body(Protocol):
     def length(self) -> int | None:
         """Their number, where it is known beforehand."""
 
-    async def receive(self, write: Callable[[memoryview], None], limit: int) -> int:
-        """Feeds the bytes, in order, to ``write``, which blocks and is called in worker threads; their number."""
+    async def receive(self, write: Callable[[memoryview], None], limit: int, turn: Turn) -> int:
+        """Feeds the bytes, in order, to ``write``, which blocks and is called in worker threads; their number.
+
+        ``turn`` is entered whenever there are bytes, for a few MiB at most."""
 
     async def discard(self) -> None:
         """Drops the bytes."""
@@ -77,6 +81,8 @@ class Upload:
         self.stop: Callable[[], AgentError] | None = None  # why whatever runs has to stop
         self.completion: asyncio.Future[None] | None = None
         self.ending: asyncio.Future[None] | None = None
+        self.whole = WholeDigest()
+        self.following: asyncio.Future[None] | None = None
         self.cleaning: asyncio.Future[None] | None = None
         self.unverified: set[int] = set()  # parts accepted before the machine booted
         self._store = store
@@ -157,7 +163,10 @@ class Upload:
 
     @asynccontextmanager
     async def files(self) -> AsyncIterator[Files]:
-        """The upload's files, opened for the first holder and closed after the last."""
+        """The upload's files, opened for the first holder and closed after the last.
+
+        UploadFailed where somebody deleted them: what was accepted is lost.
+        """
         self._holders += 1
         try:
             async with self._opening:
@@ -165,9 +174,15 @@ class Upload:
                     opened: list[Files] = []
                     try:
                         await in_thread(lambda: opened.append(self._store.open(self.id)))
+                    except FileNotFoundError:
+                        self.fail("state_lost")
+                        self.check_open()
+                        raise
                     finally:
                         self._files = opened[0] if opened else None
             assert self._files is not None
+            if self._files.data < 0 and self.intent is None and not self.state.ended:
+                self.fail("state_lost")
             yield self._files
         finally:
             self._holders -= 1
@@ -203,6 +218,8 @@ class Upload:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 self.fail("storage_failed")
+            self._refuse(batch, error)
+        except AgentError as error:
             self._refuse(batch, error)
         except BaseException:
             self._refuse(batch, Unavailable("the daemon stopped before the record was written: repeat"))

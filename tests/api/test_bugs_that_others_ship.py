@@ -160,14 +160,11 @@ def test_readers_never_see_a_size_between_the_old_and_the_new(client: Client, ho
         while not over.is_set():
             seen.add((home / "target").read_bytes())
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for content in (new, old, new, old, new):
-            assert client.put(target, content).status == 200
-    finally:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(read)
+        answers = [client.put(target, content) for content in (new, old, new, old, new)]
         over.set()
-        reader.join()
+    assert {one.status for one in answers} == {200}
     assert seen <= {old, new}
 
 

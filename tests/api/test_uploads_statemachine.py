@@ -57,7 +57,7 @@ class Bytes:
         self.length: int | None = len(content)
         self._content, self._stop = content, stop
 
-    async def receive(self, write: Callable[[memoryview], None], limit: int) -> int:
+    async def receive(self, write: Callable[[memoryview], None], limit: int, turn: object) -> int:
         for start in range(0, len(self._content) if self._stop is None else self._stop, 10):
             await in_thread(write, memoryview(self._content)[start : start + 10])
         if self._stop is not None:
@@ -335,7 +335,7 @@ COMMON = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
 # What a real daemon found takes too long to be made smaller.
-LONG = settings(COMMON, phases=[Phase.generate], stateful_step_count=20)
+LONG = settings(COMMON, phases=[Phase.generate], stateful_step_count=12)
 
 
 def test_the_engine_keeps_its_promises_through_crashes() -> None:

@@ -1,5 +1,6 @@
 """What clients do to a part on its way, and that no more than that part is touched by it."""
 
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,7 @@ def test_a_second_writer_becomes_a_replay_where_the_first_has_sent_everything(
         first = pool.submit(client.part, session, 0, CONTENT[:PART])
         wait_until_stopped(daemon)
         second = pool.submit(client.part, session, 0, newer)
-        daemon.signal(18)
+        daemon.signal(signal.SIGCONT)
         assert (first.result().status, second.result().status) == (200, status)
     assert client.status(session)["accepted_bytes"] == PART
 
@@ -106,7 +107,7 @@ def test_an_abort_before_the_intent_wins_over_the_completion(start_daemon: Start
         completed = pool.submit(client.complete, session, sha256(CONTENT))
         wait_until_stopped(daemon)
         aborted = pool.submit(client.abort, session)
-        daemon.signal(18)
+        daemon.signal(signal.SIGCONT)
         results = (aborted.result().status, completed.result().status)
     assert results in ((204, 409), (409, 200))
     assert (daemon.root / "workspace/target").exists() is (results == (409, 200))
@@ -178,10 +179,11 @@ def test_more_connections_than_turns_are_all_served(start_daemon: StartDaemon) -
     assert {client.complete(session, sha256(CONTENT)).status for session in sessions} == {200}
 
 
-def test_stalled_clients_of_one_upload_do_not_stop_another(start_daemon: StartDaemon) -> None:
-    client = Client(start_daemon(*FLAGS, "--uploads-parts-per-upload", "2", "--uploads-parts-at-once", "4"))
+def test_stalled_clients_take_no_turns_from_those_that_send(start_daemon: StartDaemon) -> None:
+    client = Client(start_daemon(*FLAGS, "--uploads-parts-per-upload", "2", "--uploads-parts-at-once", "2"))
     slow, fast = client.begin("slow", len(CONTENT)), client.begin("fast", len(CONTENT))
     stalled = [running(client, slow, number, PART) for number in range(2)]
+    client.send(slow, CONTENT, (2,))
     client.send(fast, CONTENT)
     assert client.complete(fast, sha256(CONTENT)).status == 200
     for one in stalled:
@@ -198,3 +200,19 @@ def test_the_status_is_answered_while_all_writers_are_busy(start_daemon: StartDa
     assert client.call("GET", "/uploads").status == 200
     for one in busy:
         one.close()
+
+
+def test_replays_while_the_whole_is_hashed_do_not_disturb_its_digest(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--uploads-part-size", "1MiB")
+    client, content = Client(daemon), content_of(1 << 20) * 96
+    session = client.begin("target", len(content))
+    client.send(session, content)
+    daemon.kill9()
+    daemon.restart()
+    first, digest = piece(session, content, 0), sha256(content)
+    with ThreadPoolExecutor(1) as pool:
+        completed = pool.submit(client.complete, session, digest)
+        threading.Event().wait(0.03)  # the completion has begun
+        while not completed.done():
+            assert client.part(session, 0, first).status in (200, 409)
+        assert completed.result().status == 200

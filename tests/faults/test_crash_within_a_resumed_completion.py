@@ -1,6 +1,7 @@
 """The daemon dies with its intent written, and again while it stages the same upload anew: what it says afterwards has
 to agree with the target, which nobody has touched yet."""
 
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,8 @@ CONTENT = tar_of({f"f{n}": content_of(100 + n) for n in range(5)})
 
 def die(daemon: Daemon, point: str) -> None:
     """Starts the daemon anew; it dies at ``point``, before or after it says that it is ready."""
-    try:
+    with suppress(RuntimeError):
         daemon.restart(environment={"AGENTD_FAILPOINT": f"{point}=exit"})
-    except RuntimeError:
-        pass
     assert daemon.wait() == -9
 
 

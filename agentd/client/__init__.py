@@ -11,12 +11,13 @@ lost connection the daemon is asked first what it has. A part that the daemon ma
 
 ApiError        the daemon said no
 Unreachable     it does not answer
+FileChanged     the file changed under the download, which could not start over
 SourceUnusable  what was named cannot be uploaded
 SourceChanged   the file changed under the upload, which is aborted then
 SourceDiffers   a resume was given another source
 """
 
-from agentd.client.calls import DEFAULT_URL, ApiError, Calls, Entry, Session, Unreachable
+from agentd.client.calls import DEFAULT_URL, ApiError, Calls, Entry, FileChanged, Session, Unreachable
 from agentd.client.source import Source, SourceChanged, SourceUnusable, open_source
 from agentd.client.uploading import Client, Observer, SourceDiffers, Uploaded
 
@@ -26,6 +27,7 @@ __all__ = [
     "Calls",
     "Client",
     "Entry",
+    "FileChanged",
     "Observer",
     "Session",
     "Source",

@@ -57,6 +57,10 @@ class Unreachable(ConnectionError):
     """No answer, or a connection that broke each time it was tried."""
 
 
+class FileChanged(Exception):
+    """The file is no longer the one that a download had begun with."""
+
+
 class Session(msgspec.Struct, frozen=True):
     """An upload as the daemon reports it (wire contract, session object); keys that are not used here are ignored."""
 
@@ -209,30 +213,49 @@ class Calls:
         *,
         user: str | None = None,
         begins: Callable[[int | None], None] = lambda length: None,
+        restart: Callable[[], None] | None = None,
     ) -> int:
         """Feeds a file's bytes in order to `write`, which may block, and returns their number.
 
-        begins: is told the length (None when unknown) before the first byte. What breaks after that is not repeated.
+        begins: is told the length (None when unknown) before the first byte, and once more after a restart.
+        A connection that breaks on the way goes on where it broke, as long as each new one brings something. If the
+        file has changed by then, `restart` may forget what was written, and all comes again; without it, FileChanged.
         """
         query = {"path": path} | ({"user": user} if user else {})
+        received = fruitless = 0
+        tag: str | None = None
 
         async def attempt(_again: bool) -> aiohttp.ClientResponse:
-            response = await self._http.get(f"{self._mount}/file", params=query, allow_redirects=False)
-            if response.status != 200:
+            goes_on = {"Range": f"bytes={received}-", "If-Range": tag} if received and tag else {}
+            response = await self._http.get(f"{self._mount}/file", params=query, headers=goes_on, allow_redirects=False)
+            if response.status != 200 and not (goes_on and response.status == 206):
                 async with response:
                     raise _refusal(response, await response.read())
             return response
 
-        received = 0
-        async with await self._repeat(attempt) as response:
-            begins(response.content_length)
-            try:
-                async for piece in response.content.iter_chunked(PIECE):
-                    await in_thread(write, piece)
-                    received += len(piece)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise Unreachable(f"the connection broke after {received} bytes: {_said(error)}") from error
-        return received
+        while True:
+            async with await self._repeat(attempt) as response:
+                if response.status == 206:
+                    _check_goes_on(response, received)
+                else:
+                    if received:
+                        if restart is None:
+                            raise FileChanged(f"{path} changed after {received} bytes of it had come")
+                        await in_thread(restart)
+                        received = 0
+                    begins(response.content_length)
+                    tag = _strong_tag(response)
+                before = received
+                try:
+                    async for piece in response.content.iter_chunked(PIECE):
+                        await in_thread(write, piece)
+                        received += len(piece)
+                    return received
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    fruitless = fruitless + 1 if received == before else 0
+                    if tag is None or fruitless > self._retries:
+                        raise Unreachable(f"the connection broke after {received} bytes: {_said(error)}") from error
+            await asyncio.sleep(_pause(fruitless))
 
     async def _call(self, method: str, path: str, **request: Any) -> bytes:
         return await self._repeat(lambda _again: self._once(method, path, **request))
@@ -262,10 +285,25 @@ class Calls:
                     raise
                 fault = error
             failed(fault)
-            asked = getattr(fault, "retry_after", None) or 0.0
-            pause = max(min(asked, LONGEST_PAUSE), min(0.25 * 2**tried, 4.0))
-            await asyncio.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311
+            await asyncio.sleep(_pause(tried, getattr(fault, "retry_after", None) or 0.0))
             tried += 1
+
+
+def _pause(tried: int, asked: float = 0.0) -> float:
+    """Seconds before the next attempt, ``asked`` by the daemon or growing with the attempts; not the same for all."""
+    return max(min(asked, LONGEST_PAUSE), min(0.25 * 2**tried, 4.0)) * random.uniform(1.0, 1.25)  # noqa: S311
+
+
+def _strong_tag(response: aiohttp.ClientResponse) -> str | None:
+    """What tells this content from any other (RFC 9110 section 8.8.3); a weak tag does not."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else None
+
+
+def _check_goes_on(response: aiohttp.ClientResponse, received: int) -> None:
+    told = response.headers.get("Content-Range", "")
+    if not told.startswith(f"bytes {received}-"):
+        raise ApiError(206, "invalid_response", f"bytes from {received} on were asked for, and {told!r} came")
 
 
 def decoded(raw: bytes, shape: type[T]) -> T:

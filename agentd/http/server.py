@@ -54,9 +54,9 @@ _log = logging.getLogger("agentd.access")
 class Limits:
     """Sizes in bytes, times in seconds.
 
-    keepalive_timeout: how long a connection may be idle. body_stall_timeout: how long a body may bring nothing, and how
-    long the headers of a request may take. body_min_rate: bytes per second that a body brings at least, over each
-    body_stall_timeout.
+    keepalive_timeout: how long a connection may be idle. body_stall_timeout: how long a body may bring nothing, a
+    client may take nothing of a file, and the headers of a request may take. body_min_rate: bytes per second that a
+    body brings at least, over each body_stall_timeout.
     """
 
     header_bytes: int = 16384

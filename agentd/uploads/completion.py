@@ -120,12 +120,16 @@ class Completion:
                 break
             await in_thread(staged.discard, pool=LONG)
             beside = True  # another file system than the staging area's, though the device is the same
-        hit("complete.after_rename")
-        if upload.durable:
-            await in_thread(self._publisher.sync, staged, pool=LONG)
-        published = Published(upload.header.size, staged.files, whole or NO_DIGEST, time.time())
-        await upload.record(published, then=lambda: upload.finish(published))
-        hit("complete.after_published")
+        try:
+            hit("complete.after_rename")
+            if upload.durable:
+                await in_thread(self._publisher.sync, staged, pool=LONG)
+            published = Published(upload.header.size, staged.files, whole or NO_DIGEST, time.time())
+            await upload.record(published, then=lambda: upload.finish(published))
+            hit("complete.after_published")
+        except BaseException:
+            await in_thread(staged.keep.close, pool=LONG)
+            raise  # the intent stays: the next completion finds that this one published
         self.clean(upload, staged)
 
     async def _act(self, upload: Upload, staged: Staged, whole: bytes) -> None:

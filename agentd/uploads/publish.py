@@ -325,7 +325,8 @@ def _create_without_flag(staged: Staged) -> None:
         os.mkdir(place.name, 0o700, dir_fd=place.dir_fd)
         os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
     else:
-        os.unlink(staged.name, dir_fd=staged.source)
+        with suppress(OSError):  # it goes with the rest of the upload
+            os.unlink(staged.name, dir_fd=staged.source)
 
 
 def _private_name(header: Header) -> str:

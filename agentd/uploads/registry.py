@@ -207,7 +207,14 @@ class Uploads:
         return upload
 
     async def abort(self, upload_id: str) -> None:
-        """Ends the upload and frees its space. Repeating it is harmless; what is published stays published."""
+        """Ends the upload and frees its space. Repeating it is harmless; what is published stays published.
+
+        One that could not be read is deleted.
+        """
+        if upload_id in self.quarantined:
+            await in_thread(self._store.delete_quarantined, upload_id, pool=LONG)
+            self.quarantined = [name for name in self.quarantined if name != upload_id]
+            return
         upload = self.get(upload_id)
         with upload.about():
             if upload.state is UploadState.COMPLETED or upload.intent is not None:
@@ -376,6 +383,8 @@ class Uploads:
             elif upload.expires > now:
                 next_look = min(next_look, upload.expires)
             elif upload.busy or upload.intent is not None:
+                if not upload.busy:
+                    self._complete(upload, None)  # which was begun, and is finished first
                 next_look = min(next_look, now + min(RETRY, upload.header.lifetime))
             else:
                 try:

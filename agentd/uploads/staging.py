@@ -30,9 +30,7 @@ from agentd.failpoints import hit
 from agentd.linux.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
-    RENAME_NOREPLACE,
     fallocate,
-    renameat2,
 )
 from agentd.linux.workspace import put_back
 from agentd.uploads import journal, trees
@@ -127,7 +125,7 @@ class Store:
                     os.ftruncate(fd, header.size)
                     self._sync(fd)
                 self._sync(directory)
-            renameat2(self.uploads, name, self.uploads, header.upload_id, RENAME_NOREPLACE)
+            os.rename(name, header.upload_id, src_dir_fd=self.uploads, dst_dir_fd=self.uploads)
             name = header.upload_id
             hit("create.after_rename")
             self._sync(self.uploads)
@@ -177,9 +175,14 @@ class Store:
         name = upload_id
         while True:
             try:
-                return renameat2(self.uploads, upload_id, self.quarantine_fd, name, RENAME_NOREPLACE)
-            except FileExistsError:
+                return os.rename(upload_id, name, src_dir_fd=self.uploads, dst_dir_fd=self.quarantine_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
                 name = f"{upload_id}.{secrets.token_hex(4)}"
+
+    def delete_quarantined(self, name: str) -> None:
+        trees.remove(self.quarantine_fd, name)
 
     def _sync(self, fd: int) -> None:
         if self.durable:

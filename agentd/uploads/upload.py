@@ -125,8 +125,11 @@ class Upload:
         self.turn(UploadState.COMPLETED, published.time)
 
     def fail(self, failure: str, when: float | None = None) -> None:
-        """The upload cannot go on; what was accepted may be lost, and every later answer says so."""
-        if not self.state.ended and self.state is not UploadState.FAILED:
+        """The upload cannot go on; what was accepted may be lost, and every later answer says so.
+
+        One whose intent is written does not fail: whether it is published is for the next completion to find out.
+        """
+        if self.intent is None and not self.state.ended and self.state is not UploadState.FAILED:
             self.turn(UploadState.FAILED, when)
             self.failure = failure
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote
@@ -11,10 +12,12 @@ from urllib.parse import quote
 import pytest
 
 from agentd.http.download import LARGE
-from tests.conftest import Answer, Daemon
+from tests.conftest import UNIT, Answer, Daemon, StartDaemon
+from tests.process.harness.waiting import eventually
 
 SIZE = 3 * LARGE + 7
 LONG_AGO = 1_000_000_000
+BIG = 24 << 20
 
 
 class File:
@@ -201,6 +204,63 @@ def test_a_connection_goes_on_after_each_kind_of_download(file: File) -> None:
             headers = dict(line.lower().split(b": ") for line in iter(answers.readline, b"\r\n"))
             got = answers.read(int(headers.get(b"content-length", b"0")))
             assert body in (None, got)
+
+
+def begun(daemon: Daemon, path: Path) -> socket.socket:
+    """A connection on which a download has begun, and nobody reads on."""
+    peer = daemon.connect()
+    token = f"Authorization: Bearer {daemon.token}"
+    peer.sendall(f"GET {File(daemon, path).url} HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n".encode())
+    assert peer.recv(9) == b"HTTP/1.1 "
+    return peer
+
+
+def everything(peer: socket.socket) -> bytes:
+    pieces = []
+    with peer, suppress(ConnectionResetError):
+        while piece := peer.recv(1 << 20):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+@pytest.fixture
+def big(home: Path) -> Path:
+    """More than the sockets of a connection hold."""
+    path = home / "big"
+    path.write_bytes(b"x" * BIG)
+    return path
+
+
+def test_a_client_that_takes_nothing_is_let_go(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon("--limits-body-stall-timeout", str(UNIT / 2))
+    path = daemon.root / "workspace/big"
+    path.write_bytes(b"x" * BIG)
+    with begun(daemon, path) as peer:
+        assert eventually(lambda: any(line.get("code") == "request_timeout" for line in daemon.log()))
+        assert len(everything(peer)) < BIG
+
+
+def test_a_file_that_becomes_shorter_ends_early_and_nothing_is_made_up(shared: Daemon, big: Path) -> None:
+    peer = begun(shared, big)
+    os.truncate(big, BIG - 10)
+    assert len(everything(peer).partition(b"\r\n\r\n")[2]) == BIG - 10
+
+
+def test_clients_that_leave_midway_leave_nothing_behind(shared: Daemon, big: Path) -> None:
+    fds = f"/proc/{shared.pid}/fd"
+    before = len(os.listdir(fds))
+    for _ in range(5):
+        begun(shared, big).close()
+    assert eventually(lambda: len(os.listdir(fds)) <= before)
+
+
+def test_slow_clients_are_served_at_once_and_hold_up_nobody(shared: Daemon, big: Path, home: Path) -> None:
+    (home / "small").write_bytes(b"x")
+    slow = [begun(shared, big) for _ in range(40)]
+    assert File(shared, home / "small").get().body == b"x"
+    assert File(shared, big).get().body == b"x" * BIG
+    for peer in slow:
+        peer.close()
 
 
 def test_the_holes_of_a_sparse_file_come_as_zeros(shared: Daemon, home: Path) -> None:

@@ -87,6 +87,8 @@ def test_an_upload_that_cannot_be_read_is_quarantined_alone(site: Site, damage: 
     daemon = site.start("", *ROOM)
     assert daemon.call("GET", "/v1/uploads", token=None).json()["quarantined"] == [hurt.session["upload_id"]]
     assert _refusal(hurt.status, daemon) == "upload_state_lost"
+    hurt.abort(daemon)
+    assert daemon.call("GET", "/v1/uploads", token=None).json()["quarantined"] == []
     whole.status(daemon)
     whole.send(daemon)
     whole.complete(daemon)

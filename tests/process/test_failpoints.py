@@ -158,6 +158,20 @@ def test_a_fault_at_a_failpoint_is_answered_and_leaves_the_daemon_and_its_promis
     story.check_gone()
 
 
+@pytest.mark.parametrize("shape", [FILE_OVER, TREE_REPLACE, FILE_ELSEWHERE], ids=str)
+def test_a_fault_after_the_rename_is_made_good_by_the_next_complete(site: Site, shape: Shape) -> None:
+    story = Story(site, shape)
+    daemon = site.start("complete.after_rename=error")
+    story.sender.create(daemon)
+    story.sender.send(daemon)
+    with pytest.raises(Refused) as refused:
+        story.sender.complete(daemon)
+    assert refused.value.answer.status == 500
+    assert story.sender.complete(daemon)["session"]["status"] == "completed"
+    assert seen(story.target) == story.after
+    story.check_gone()
+
+
 @pytest.mark.parametrize(("name", "before", "shape"), AGAIN)
 def test_a_completion_may_be_interrupted_in_each_of_its_lives(site: Site, name: str, before: str, shape: Shape) -> None:
     story = _through(site, name, Crash(shape, before=(before,)))

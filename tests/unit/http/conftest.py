@@ -3,16 +3,24 @@
 import asyncio
 import json
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from agentd.http.access import Access, Brake
 from agentd.http.endpoint import Dialect, Endpoint
 from agentd.http.server import Limits, Server
 from agentd.telemetry import Metrics
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Bodies lean on what a loop does with sockets: both loops for them, the daemon's own for the rest."""
+    both = item.path.stem in ("test_body", "test_ingest")
+    return {"uvloop": uvloop.new_event_loop, **({"asyncio": asyncio.new_event_loop} if both else {})}
 
 
 class Peer:
@@ -55,8 +63,14 @@ class Peer:
         except ConnectionResetError:
             return True
 
+    def finish(self) -> None:
+        """Sends nothing more, but still listens."""
+        self._writer.write_eof()
+
     def reset(self) -> None:
-        """Leaves without a goodbye."""
+        """Leaves without a goodbye: RST."""
+        linger = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._writer.transport.abort()
 
     async def close(self) -> None:
@@ -87,14 +101,21 @@ OpenDoor = Callable[..., Awaitable[Door]]
 
 @pytest.fixture
 async def open_door() -> AsyncIterator[OpenDoor]:
-    """``open_door(Endpoint(...), ..., render=..., body_stall_timeout=1)``: a server of these rows, without tokens."""
+    """``open_door(Endpoint(...), ..., render=..., receivers=..., body_stall_timeout=1)``: a server of these rows."""
     doors: list[Door] = []
 
-    async def opened(*rows: Endpoint, render: Any = None, **limits: Any) -> Door:
+    async def opened(*rows: Endpoint, render: Any = None, receivers: int = 16, **limits: Any) -> Door:
         metrics = Metrics()
         access = Access(lambda: None, Brake(1, time.monotonic))
         dialect = Dialect("test", ("/in/{mount}", ""), rows, render)
-        server = Server([dialect], access=access, writable=lambda: True, metrics=metrics, limits=Limits(**limits))
+        server = Server(
+            [dialect],
+            access=access,
+            writable=lambda: True,
+            metrics=metrics,
+            limits=Limits(**limits),
+            receivers=receivers,
+        )
         bound = socket.create_server(("127.0.0.1", 0))
         doors.append(Door(server, metrics, bound.getsockname()[1]))
         await server.start([bound])

@@ -164,10 +164,11 @@ DIALECTS: tuple[Callable[[House], Awaitable[Dialect]], ...] = (open_nullspace,)
 
 
 class Tokens:
-    """The valid tokens of a file, one a line; an empty line is none."""
+    """The valid tokens of a file, one a line; an empty line is none. ``directory``: fd of that of a relative path."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, directory: int | None = None) -> None:
         self.path = path
+        self._directory = directory
         self.valid = self._read()
 
     def reload(self) -> None:
@@ -179,7 +180,7 @@ class Tokens:
 
     def _read(self) -> tuple[bytes, ...]:
         try:
-            with open(self.path, "rb") as file:
+            with open(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory), "rb") as file:
                 tokens = tuple(line.strip() for line in file if line.strip())
         except OSError as error:
             raise ConfigError("token_file", f"{self.path}: {error.strerror}") from None
@@ -309,9 +310,8 @@ def _tokens(house: House) -> Tokens:
     if house.config.token_file is not None:
         return Tokens(house.config.token_file)
     keep_secret(house.reserved, KEPT_NAME)
-    tokens = Tokens(f"{os.readlink(f'/proc/self/fd/{house.reserved}')}/{KEPT_NAME}")
-    _log.info("the token is in %s", tokens.path)
-    return tokens
+    _log.info("the token is in %s/%s", os.readlink(f"/proc/self/fd/{house.reserved}"), KEPT_NAME)
+    return Tokens(KEPT_NAME, house.reserved)
 
 
 def _server_limits(config: Config) -> Limits:

@@ -5,7 +5,7 @@ AgentError
 │   ├── InvalidPath         a path no file system takes
 │   └── UnknownUser         no such user in the sandbox
 ├── Unauthorized            no token, or a wrong one
-├── PermissionDenied        the file system, or the owner of a link on the way, says no
+├── PermissionDenied        the file system, or one who lends a link on the way, may not
 │   └── PathReserved        the daemon's own tree
 ├── NotFound                nothing is there
 │   ├── MachineNotFound, SandboxNotFound    this daemon is not the one that is meant

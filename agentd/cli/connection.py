@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from agentd.client import DEFAULT_URL, ApiError, Client, SourceChanged, SourceDiffers, SourceUnusable
+from agentd.client import DEFAULT_URL, ApiError, Client, FileChanged, SourceChanged, SourceDiffers, SourceUnusable
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -74,7 +74,7 @@ def carry_out(
         print(f"agentd {command}: interrupted", file=sys.stderr)
         failed(None)
         return INTERRUPTED
-    except (ApiError, SourceChanged, SourceDiffers, SourceUnusable, CommandFailed, OSError) as error:
+    except (ApiError, FileChanged, SourceChanged, SourceDiffers, SourceUnusable, CommandFailed, OSError) as error:
         print(f"agentd {command}: {_sentence(error)}", file=sys.stderr)
         failed(error)
         return FAILED

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import BinaryIO
 
 from agentd.cli import connection, progress
 from agentd.client import Client
@@ -37,16 +38,29 @@ def _get(args: argparse.Namespace) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise
         return
-    with _replacing(_destination(args.path, args.file)) as write:
-        asyncio.run(_fetch(client, args, write))
+    with _replacing(_destination(args.path, args.file)) as out:
+
+        def restart() -> None:
+            out.seek(0)
+            out.truncate()
+
+        asyncio.run(_fetch(client, args, out.write, restart))
 
 
-async def _fetch(client: Client, args: argparse.Namespace, write: Callable[[bytes], object]) -> None:
+async def _fetch(
+    client: Client,
+    args: argparse.Namespace,
+    write: Callable[[bytes], object],
+    restart: Callable[[], None] | None = None,
+) -> None:
+    """restart: makes what was written unwritten; None where that is not possible."""
     received = 0
     moved: progress.Moved
 
     def begins(length: int | None) -> None:
-        nonlocal moved
+        nonlocal moved, received
+        received = 0
+        display.close()
         moved = display.enter_context(progress.shown(args.path, length))
 
     def keep(piece: bytes) -> None:
@@ -57,7 +71,7 @@ async def _fetch(client: Client, args: argparse.Namespace, write: Callable[[byte
 
     with ExitStack() as display:
         async with client:
-            await client.download(args.path, keep, user=args.user, begins=begins)
+            await client.download(args.path, keep, user=args.user, begins=begins, restart=restart)
 
 
 def _destination(path: str, file: str | None) -> str:
@@ -71,14 +85,14 @@ def _destination(path: str, file: str | None) -> str:
 
 
 @contextmanager
-def _replacing(file: str) -> Iterator[Callable[[bytes], object]]:
-    """Yields a way to write to a hidden sibling, which takes the file's place, and mode, when all went well."""
+def _replacing(file: str) -> Iterator[BinaryIO]:
+    """Yields a hidden sibling to write to, which takes the file's place, and mode, when all went well."""
     hidden = os.path.join(os.path.dirname(file), f".agentd-get-{secrets.token_hex(8)}")
     with open(hidden, "xb") as out:
         try:
             with suppress(FileNotFoundError):
                 os.fchmod(out.fileno(), stat.S_IMODE(os.stat(file).st_mode))
-            yield out.write
+            yield out
             out.flush()
             os.replace(hidden, file)
         except BaseException:

@@ -217,7 +217,7 @@ class Calls:
     ) -> int:
         """Feeds a file's bytes in order to `write`, which may block, and returns their number.
 
-        begins: is told the length (None when unknown) before the first byte, and once more after a restart.
+        begins: is told the length (None when unknown) before the first byte, again whenever it begins anew.
         A connection that breaks on the way goes on where it broke, as long as each new one brings something. If the
         file has changed by then, `restart` may forget what was written, and all comes again; without it, FileChanged.
         """
@@ -253,7 +253,7 @@ class Calls:
                     return received
                 except (aiohttp.ClientError, TimeoutError) as error:
                     fruitless = fruitless + 1 if received == before else 0
-                    if tag is None or fruitless > self._retries:
+                    if (received and tag is None) or fruitless > self._retries:
                         raise Unreachable(f"the connection broke after {received} bytes: {_said(error)}") from error
             await asyncio.sleep(_pause(fruitless))
 
@@ -291,7 +291,7 @@ class Calls:
 
 def _pause(tried: int, asked: float = 0.0) -> float:
     """Seconds before the next attempt, ``asked`` by the daemon or growing with the attempts; not the same for all."""
-    return max(min(asked, LONGEST_PAUSE), min(0.25 * 2**tried, 4.0)) * random.uniform(1.0, 1.25)  # noqa: S311
+    return max(min(asked, LONGEST_PAUSE), min(0.25 * 2.0**tried, 4.0)) * random.uniform(1.0, 1.25)  # noqa: S311
 
 
 def _strong_tag(response: aiohttp.ClientResponse) -> str | None:

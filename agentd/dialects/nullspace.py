@@ -57,7 +57,10 @@ _CREATE_ERRORS = (
     errors.CapacityExceeded,
     errors.UnknownUser,
     errors.InvalidPath,
+    errors.NotFound,
     errors.PathReserved,
+    errors.PermissionDenied,
+    errors.TooManyLinks,
 )
 _PART_ERRORS = (
     errors.UploadNotFound,
@@ -80,6 +83,11 @@ _COMPLETE_ERRORS = (
     errors.ArchivePathInvalid,
     errors.ArchiveLinkInvalid,
     errors.ArchiveEntryUnsupported,
+    errors.SizeLimitExceeded,
+    errors.InsufficientStagingSpace,
+    errors.PathReserved,
+    errors.PermissionDenied,
+    errors.Conflict,
     errors.UploadAborted,
     errors.UploadExpired,
     errors.UploadFailed,

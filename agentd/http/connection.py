@@ -7,6 +7,7 @@ Everything in the package that leans on private parts of aiohttp stands in this 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -57,8 +58,8 @@ class Connection(Lender):
         if self._site.admit():
             super().connection_made(transport)
             return
-        assert isinstance(transport, asyncio.Transport)
         self._force_close = True
+        transport = cast(asyncio.Transport, transport)  # uvloop's only look like it
         transport.write(BUSY % (len(BUSY_BODY), BUSY_BODY))
         transport.close()
 

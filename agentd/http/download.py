@@ -1,28 +1,23 @@
-"""A file as an answer: conditional, in part where that is wished, sent by the kernel where that is possible.
+"""A file as an answer: conditional, in part where that is wished, piece by piece.
 
-::
+A worker thread reads a piece from the disk, the loop sends it, and the next is read when the client has taken most of
+it: a slow client costs one piece of memory and no thread. One that takes nothing for the stall timeout is let go.
 
-    loop    headers through the transport, until it holds nothing -> burst -> wait until the socket takes more -> ...
-    worker                                                           sendfile(2) until the socket is full
-
-A worker waits for the disk and, but for moments, never for the client: a slow client costs a watched socket and no
-thread. Where there is no plain socket (TLS), for files that sendfile does not take, and for small ones, pieces go
-through the transport instead. Either way a client that takes nothing for the stall timeout is let go.
+The bytes are copied on purpose. sendfile(2) queues the pages of the file themselves, and a file that is truncated
+before they are acknowledged has zeros in them from its new end on (truncate(2); with large folios a megabyte and more):
+the client would get a whole answer of the right length with content that no file ever had.
 
 Holes of a sparse file are not read from the disk: the kernel fills its cache with zeros.
 """
 
 import asyncio
-import errno
 import fcntl
 import os
-import select
-import socket
 import termios
 import time
 from calendar import timegm
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate, parsedate_tz
 from urllib.parse import quote
 
@@ -33,15 +28,7 @@ from agentd.errors import ClientGone, PreconditionFailed, RangeNotSatisfiable, R
 from agentd.http.endpoint import FileResult
 from agentd.linux.threads import in_thread
 
-PIECE = 256 << 10  # bytes; what goes through the transport at once
-LARGE = 256 << 10  # bytes; below, a second packet and a second fd cost more than a copy
-BURST = 8 << 20  # bytes after which a worker is somebody else's
-BRISK = 64 << 10  # bytes after which a worker waits a moment for more room
-MOMENT = 4  # milliseconds
-
-GONE = "the client left before the end of its answer"
-_UNSUITED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-_LOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
+PIECE = 1 << 20  # bytes
 
 
 class Download:
@@ -82,122 +69,34 @@ class Download:
         first, length, transport = self._answer.first, self._answer.length, self._request.transport
         if self._request.method == hdrs.METH_HEAD or not length:
             return
-        if transport is None:
-            raise ClientGone(GONE)
-        out = _duplicate(transport)
-        try:
-            async with _moving(lambda: self._position(transport, out), stall_timeout):
-                sent = 0
-                plain = transport.get_extra_info("sslcontext") is None
-                if out is not None and plain and length >= LARGE and await self._flush(transport):
-                    sent = await self._past_transport(out, first, length)
-                await self._through_transport(first + sent, length - sent)
-        finally:
-            if out is not None:
-                out.close()
-
-    def _position(self, transport: asyncio.Transport, out: socket.socket | None) -> object:
-        """Something else whenever a byte has moved, be it only out of the kernel's send queue (tcp(7), SIOCOUTQ)."""
-        queued = b"" if out is None else fcntl.ioctl(out, termios.TIOCOUTQ, bytes(4))
-        held = 0 if transport.is_closing() else transport.get_write_buffer_size()
-        return self._request.writer.output_size, held, queued
-
-    async def _flush(self, transport: asyncio.Transport) -> bool:
-        """Sends the headers. Whether the transport holds nothing now, so that what passes it by stays in order."""
-        transport.set_write_buffer_limits(high=0)
-        try:
-            self._request.writer.send_headers()
+        if transport is None or transport.is_closing():
+            raise ClientGone("the client left before its answer")
+        async with _moving(lambda: self._position(transport), stall_timeout):
+            sent = 0
+            while sent < length:
+                piece = await in_thread(_read, self._fd, first + sent, min(PIECE, length - sent))
+                await self.response.write(piece)
+                sent += len(piece)
             await self._request.writer.drain()
-            return transport.get_write_buffer_size() == 0
-        finally:
-            if not transport.is_closing():
-                transport.set_write_buffer_limits()
 
-    async def _past_transport(self, out: socket.socket, first: int, length: int) -> int:
-        """Bytes sent: all of them, unless sendfile cannot take this file."""
-        sent = 0
-        while sent < length:
-            try:
-                moved, full = await in_thread(_burst, out, self._fd, first + sent, length - sent)
-            except _Unsuited:
-                break
-            sent += moved
-            self._request.writer.output_size += moved
-            if full:
-                await _writable(out)
-        return sent
-
-    async def _through_transport(self, first: int, length: int) -> None:
-        sent = 0
-        while sent < length:
-            piece = await in_thread(_read, self._fd, first + sent, min(PIECE, length - sent))
-            await self.response.write(piece)
-            sent += len(piece)
-        # The stall timeout watches over the last piece too.
-        await self._request.writer.drain()
-
-
-class _Unsuited(Exception):
-    """sendfile does not take this file."""
-
-
-def _burst(out: socket.socket, fd: int, first: int, length: int) -> tuple[int, bool]:
-    """Sends what the socket takes, at most `BURST`. The bytes sent, and whether the socket is full."""
-    sent = 0
-    room = select.poll()
-    room.register(out, select.POLLOUT)
-    while sent < min(length, BURST):
-        try:
-            moved = os.sendfile(out.fileno(), fd, first + sent, min(length, BURST) - sent)
-        except BlockingIOError:
-            if sent < BRISK or not room.poll(MOMENT):
-                return sent, True
-            continue
-        except OSError as error:
-            if sent:
-                break  # the next burst meets it again
-            if error.errno in _UNSUITED:
-                raise _Unsuited from None
-            raise _meaning(error) from error
-        if not moved:
-            raise _shorter()
-        sent += moved
-    return sent, False
+    def _position(self, transport: asyncio.Transport) -> object:
+        """Something else whenever a byte has moved, be it only out of the kernel's send queue (tcp(7), SIOCOUTQ)."""
+        if transport.is_closing():
+            return None
+        queued = b""
+        with suppress(OSError, AttributeError):  # not every kernel tells, nor has every transport a socket
+            queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self._request.writer.output_size, transport.get_write_buffer_size(), queued
 
 
 def _read(fd: int, first: int, length: int) -> bytes:
     try:
         piece = os.pread(fd, length, first)
     except OSError as error:
-        raise _meaning(error) from error
+        raise StorageFailed(f"the file could not be read to its end: {error.strerror}") from error
     if not piece:
-        raise _shorter()
+        raise StorageFailed("the file became shorter while it was sent")
     return piece
-
-
-def _meaning(error: OSError) -> ClientGone | StorageFailed:
-    if isinstance(error, ConnectionError) or error.errno in _LOST:
-        return ClientGone(GONE)
-    return StorageFailed(f"the file could not be read to its end: {error.strerror}")
-
-
-def _shorter() -> StorageFailed:
-    return StorageFailed("the file became shorter while it was sent")
-
-
-async def _writable(out: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    writable = loop.create_future()
-
-    def wake() -> None:
-        if not writable.done():
-            writable.set_result(None)
-
-    loop.add_writer(out.fileno(), wake)
-    try:
-        await writable
-    finally:
-        loop.remove_writer(out.fileno())
 
 
 @asynccontextmanager
@@ -223,14 +122,6 @@ async def _moving(position: Callable[[], object], seconds: float) -> AsyncIterat
         raise RequestTimeout(f"the client took nothing of its answer for {seconds:g} s") from None
     finally:
         timer.cancel()
-
-
-def _duplicate(transport: asyncio.Transport) -> socket.socket | None:
-    """The transport's socket under an fd of its own, which the loop is not watching; None where there is none left."""
-    try:
-        return socket.fromfd(transport.get_extra_info("socket").fileno(), -1, -1)
-    except (AttributeError, OSError):
-        return None
 
 
 def _wishes(request: web.BaseRequest) -> Wishes:

@@ -24,7 +24,8 @@ from aiohttp.http_parser import HttpRequestParser
 
 from agentd.errors import ClientGone
 
-BUFFER = 256 << 10  # bytes; stays in a core's cache between recv, hash and write
+BUFFER = 512 << 10  # bytes; stays in a core's cache between recv, hash and write
+WINDOW = 256 << 10  # bytes that a client may send ahead, at least
 BURST = 8 << 20  # bytes after which a worker is somebody else's
 BRISK = 64 << 10  # bytes after which a worker waits a moment for more
 MOMENT = 4  # milliseconds
@@ -43,6 +44,8 @@ class Tap:
         self._head = head
         self._shut = False
         self._mark = 0 if opened.family == socket.AF_UNIX else 1
+        if self._mark and left > WINDOW:
+            self._set_mark(WINDOW)  # the kernel makes room for as much, tcp(7), and keeps it when the mark sinks again
         self._poll = select.poll()
         self._poll.register(opened, select.POLLIN)
 
@@ -141,9 +144,9 @@ class Lender(web.RequestHandler):
         None: all is there already, or it does not come as it is (TLS, another protocol, no fd left).
         """
         transport = self.transport
-        if transport is None or self._upgraded or content.is_eof() or content.total_bytes >= length:
+        if transport is None or transport.get_extra_info("sslcontext") is not None or self._upgraded:
             return None
-        if transport.get_extra_info("sslcontext") is not None:
+        if content.is_eof() or content.exception() is not None or content.total_bytes >= length:
             return None
         try:
             opened = socket.fromfd(transport.get_extra_info("socket").fileno(), -1, -1)

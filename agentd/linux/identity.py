@@ -117,8 +117,8 @@ def decided_as(identity: Identity, act: str, path: str) -> Iterator[None]:
             yield
         except PermissionError as error:
             raise PermissionDenied(
-                f"cannot {act} {path!r}: user {identity.name!r}, whose rights apply (the request's user, or the owner "
-                "of a link on the way), may not; give that user access, or name the file without the link",
+                f"cannot {act} {path!r}: user {identity.name!r}, whose rights apply (the request's user, or whoever "
+                "lends a link on the way), may not; give that user access, or name the file without the link",
                 path=path,
                 user=identity.name,
             ) from error

@@ -66,6 +66,8 @@ PUBLISH: Table = {
     errno.ENOTDIR: _TAKEN,
     errno.ENOTEMPTY: _TAKEN,
     errno.ENOENT: (Conflict, "its directory was moved or removed meanwhile; repeat"),
+    errno.EXDEV: (Conflict, "its directory was moved to another file system meanwhile; repeat"),
+    errno.EMLINK: (Conflict, "its directory is full; choose another target"),
 }
 
 

@@ -4,9 +4,11 @@ Each directory is held by an O_PATH fd, each component is opened with O_NOFOLLOW
 link's text is read from the fd that told its owner, so nothing is decided about one thing and done to another. ``..``
 is opened and must be the directory that the walk came by; if it is not, somebody renamed it and the walk is stale.
 
-A link lends its owner's rights, never the daemon's: links of root and of the daemon's own user are followed freely;
-from the first link of anybody else on, each step must be allowed to the owners of all such links too, as the kernel
-decides. Raises OSError, whose meaning depends on what the path is for, and the AgentErrors of refusals.
+A link lends its owner's rights, never the daemon's, and the same is true of everybody who may have put it where it
+is found: anybody's link can be moved, by itself or with a directory above it, to a place from where it leads elsewhere.
+Only where root and the daemon's own user alone could do that is a link of theirs followed freely; from any other link
+on, each step must be allowed to all who lend it, as the kernel decides. Raises OSError, whose meaning depends on what
+the path is for, and the AgentErrors of refusals.
 """
 
 import errno
@@ -20,9 +22,10 @@ from agentd.errors import PathReserved, PermissionDenied
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity, decided_as
-from agentd.linux.reserved import Inode, Reserved, inode
+from agentd.linux.reserved import Reserved, inode
 
 LINK_LIMIT = 40
+NOBODY = 65534  # overflowuid of proc_sys_kernel(5): whom every system leaves without rights of its own
 _MAKE_LIMIT = 2048
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -48,11 +51,11 @@ class Walk(Descriptor):
         super().__init__(os.open(".", _DIRECTORY, dir_fd=root_fd))
         self.rights = errand.rights
         self._root_fd = root_fd
-        self._root = inode(os.fstat(self.fd))
+        self._root = os.fstat(self.fd)
         self._reserved = reserved
         self._owner = owner
         self._errand = errand
-        self._trail: list[tuple[str, Inode]] = []
+        self._trail: list[tuple[str, os.stat_result]] = []
         self._links = 0
         self._made = 0
 
@@ -98,20 +101,32 @@ class Walk(Descriptor):
             return None
 
     def _cross(self, link: int, status: os.stat_result) -> str:
-        """The text of a link, to be followed from here on with its owner's rights too."""
+        """The text of a link, to be followed from here on with the rights of those who lend it too."""
         self._links += 1
         if self._links > LINK_LIMIT:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if syscalls.file_system_type(link) == syscalls.PROC_SUPER_MAGIC:
             self._refuse_magic()
-        owner = status.st_uid
-        if owner not in (0, os.geteuid(), *(identity.uid for identity in self.rights)):
-            self.rights = (*self.rights, self._owner(owner))
+        lenders = self._lenders(status) - {identity.uid for identity in self.rights}
+        self.rights = (*self.rights, *map(self._owner, sorted(lenders)))
         target = os.readlink("", dir_fd=link)
         if target.startswith("/"):
             self._move(os.open(".", _DIRECTORY, dir_fd=self._root_fd))
             self._trail.clear()
         return target
+
+    def _lenders(self, link: os.stat_result) -> set[int]:
+        """Who but root and the daemon owns a link in this directory, or may have put it here; NOBODY where any might.
+
+        The owner of a directory may move what is in it. So may those whom its mode lets write: a sticky directory keeps
+        them from moving out what is not theirs, but not from moving it in, which only the entry itself can be: a
+        directory that changes its parent must be writable too.
+        """
+        above = [self._root, *(status for _, status in self._trail)]
+        lenders = {status.st_uid for status in (link, *above)} - {0, os.geteuid()}
+        *above, holder = above
+        is_open = _is_open(holder) or any(_is_open(one) and not one.st_mode & stat.S_ISVTX for one in above)
+        return {NOBODY} if is_open and not lenders else lenders
 
     def _refuse_magic(self) -> None:
         """Of the links in a proc file system only those at its top (self, thread-self, mounts, net) are mere text."""
@@ -128,7 +143,7 @@ class Walk(Descriptor):
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         self._move(entry.detach())
-        self._trail.append((name, inode(status)))
+        self._trail.append((name, status))
         self._reserved.check_place(self.directory, self._errand.asked)
         self._reserved.check_inode(status, self._errand.asked)
 
@@ -138,7 +153,7 @@ class Walk(Descriptor):
             return
         self._move(os.open("..", _DIRECTORY, dir_fd=self.fd))
         self._trail.pop()
-        if inode(os.fstat(self.fd)) != (self._trail[-1][1] if self._trail else self._root):
+        if inode(os.fstat(self.fd)) != inode(self._trail[-1][1] if self._trail else self._root):
             raise Stale
 
     def _move(self, fd: int) -> None:
@@ -152,7 +167,7 @@ class Walk(Descriptor):
         name, own = self._trail[-1]
         self._up()
         status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        if inode(status) != own:
+        if inode(status) != inode(own):
             raise Stale
         return name, status
 
@@ -208,6 +223,12 @@ class Walk(Descriptor):
 def components(path: str) -> list[str]:
     """The names of a path; ``.`` and empty ones stand for nothing."""
     return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _is_open(directory: os.stat_result) -> bool:
+    """Whether its mode lets others than its owner write; a user's own group (by convention of his number) is he."""
+    private_group = directory.st_gid == directory.st_uid != 0
+    return bool(directory.st_mode & (stat.S_IWOTH if private_group else stat.S_IWOTH | stat.S_IWGRP))
 
 
 def decided(rights: tuple[Identity, ...], errand: Errand) -> AbstractContextManager[None]:

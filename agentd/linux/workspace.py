@@ -1,13 +1,13 @@
 """The two directories the daemon cannot do without, and the secret it keeps there."""
 
+import errno
 import os
 import secrets
-import stat
 from contextlib import suppress
 
 from agentd.errors import NotFound, PermissionDenied, Unavailable
 from agentd.linux.identity import Identity
-from agentd.linux.reserved import inode
+from agentd.linux.reserved import Inode, inode
 from agentd.linux.root import Root
 from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
@@ -34,15 +34,24 @@ def open_reserved(workspace: int) -> int:
 
     PermissionDenied where somebody else made it: what is in it could not be trusted.
     """
-    try:
+    with suppress(FileExistsError):
         os.mkdir(RESERVED, 0o700, dir_fd=workspace)
-    except FileExistsError:
-        found = os.stat(RESERVED, dir_fd=workspace, follow_symlinks=False)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionDenied(f"{RESERVED} in the workspace is not the daemon's own directory") from None
-    fd = os.open(RESERVED, _DIRECTORY | os.O_NOFOLLOW, dir_fd=workspace)
+    try:
+        fd = os.open(RESERVED, _DIRECTORY | os.O_NOFOLLOW, dir_fd=workspace)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise _foreign() from None
+        raise
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        os.close(fd)
+        raise _foreign()
     os.fchmod(fd, 0o700)
     return fd
+
+
+def _foreign() -> PermissionDenied:
+    return PermissionDenied(f"{RESERVED} in the workspace is not the daemon's own directory of mode 0700")
 
 
 def put_back(workspace: int, reserved: int) -> None:
@@ -64,15 +73,23 @@ def put_back(workspace: int, reserved: int) -> None:
     raise Unavailable(f"{RESERVED} was moved out of the workspace and cannot be moved back; move it back and repeat")
 
 
-def _move_back(parent: int, wanted: tuple[int, int], workspace: int) -> None:
-    with os.scandir(parent) as entries:
-        name = next(
-            entry.name for entry in entries if entry.inode() == wanted[1] and entry.is_dir(follow_symlinks=False)
-        )
+def _move_back(parent: int, wanted: Inode, workspace: int) -> None:
+    name = _name_of(wanted, parent)
+    if name is None:
+        return
     try:
         renameat2(parent, name, workspace, RESERVED, RENAME_NOREPLACE)
     except FileExistsError:
         renameat2(parent, name, workspace, RESERVED, RENAME_EXCHANGE)
+
+
+def _name_of(wanted: Inode, parent: int) -> str | None:
+    """By stat(2): what readdir(3) says of inodes is of another file system where overlayfs shows a lower one."""
+    for name in os.listdir(parent):
+        with suppress(FileNotFoundError):
+            if inode(os.stat(name, dir_fd=parent, follow_symlinks=False)) == wanted:
+                return name
+    return None
 
 
 def keep_secret(directory: int, name: str) -> None:
@@ -84,4 +101,6 @@ def keep_secret(directory: int, name: str) -> None:
     with open(fd, "w") as file:
         os.fchmod(fd, 0o600)
         file.write(secrets.token_urlsafe(32) + "\n")
+        file.flush()
+        os.fsync(fd)
     os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)

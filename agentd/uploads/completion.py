@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 
+from agentd.core.conflict import Kind
 from agentd.core.states import UploadState
 from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
 from agentd.failpoints import hit
@@ -33,18 +34,26 @@ class Completion:
     async def run(self, upload: Upload, sha256: bytes | None) -> None:
         """Publishes ``upload``, whose whole is said to have the digest ``sha256`` (None: nothing is said).
 
-        On an error nothing is published, and the upload is staged as before (or uploading, where parts are missing).
+        On an error the upload is staged as before (or uploading, where parts are missing), and nothing is published but
+        entries that a merge had moved: repeating it moves the rest.
         """
         upload.sealed = True
         try:
             hit("complete.after_seal")
             while upload.writers:
                 await next(iter(upload.writers.values())).done.wait()
+            if upload.following is not None:
+                await asyncio.wait([upload.following])
             upload.check_open()
             check_complete(upload)
             upload.turn(UploadState.COMPLETING)
             async with upload.files() as files:
-                if upload.intent is None or not await self._resumed(upload, files, upload.intent):
+                upload.check_open()
+                if upload.intent is None:
+                    await self._publish(upload, files, sha256)
+                elif not await self._resumed(upload, files, upload.intent):
+                    if sha256 is None and upload.intent.sha256 != NO_DIGEST:
+                        sha256 = upload.intent.sha256
                     # What was staged is about to be staged anew: the old intent's inode would prove nothing after that.
                     await self._withdraw(upload)
                     await self._publish(upload, files, sha256)
@@ -55,6 +64,7 @@ class Completion:
             upload.sealed = False
             if upload.state is UploadState.COMPLETING:
                 upload.turn(UploadState.STAGED)
+        await upload.closed()
 
     def follow(self, upload: Upload) -> None:
         """Hashes what is accepted without a gap while the rest still comes, where the whole is likely to be declared:
@@ -68,8 +78,8 @@ class Completion:
     async def _follow(self, upload: Upload) -> None:
         try:
             async with upload.files() as files:
-                while not upload.stopping() and upload.whole.position < (upto := upload.parts.prefix_bytes):
-                    await in_thread(upload.whole.advance, files.data, upto, upload.stopping, pool=DIGEST)
+                while not upload.overtaken() and upload.whole.position < (upto := upload.parts.prefix_bytes):
+                    await in_thread(upload.whole.advance, files.data, upto, upload.overtaken, pool=DIGEST)
         except Stopped:
             pass
         finally:
@@ -97,6 +107,9 @@ class Completion:
         """Whether the rename of an earlier life turns out to have happened."""
         if not await in_thread(self._publisher.was_published, upload.header, files, intent, pool=LONG):
             return False
+        if upload.unverified and upload.header.kind is Kind.FILE:
+            with await in_thread(self._publisher.open_target, upload.header) as target:
+                await _check_parts(upload, target.fd)
         published = Published(upload.header.size, intent.files, intent.sha256, time.time())
         await upload.record(published, then=lambda: upload.finish(published))
         hit("recover.after_redo")
@@ -113,8 +126,9 @@ class Completion:
             try:
                 await self._act(upload, staged, whole or NO_DIGEST)
             except BaseException:
-                if not staged.moved:
-                    await in_thread(staged.discard, pool=LONG)
+                # An intent that stands says that the staged object is there.
+                free = staged.keep.close if staged.moved or upload.intent is not None else staged.discard
+                await in_thread(free, pool=LONG)
                 raise
             if staged.moved:
                 break
@@ -136,7 +150,7 @@ class Completion:
         """Announces the act and does it; where the staged object did not become the target, the intent is withdrawn."""
         upload.check_open()
         method = staged.method.value
-        upload.intent = Intent(staged.device, staged.inode, method, staged.beside, staged.files, whole)
+        upload.intent = Intent(staged.inode, method, staged.beside, staged.files, whole)
         try:
             await upload.record(upload.intent)
             hit("complete.after_intent")
@@ -147,9 +161,12 @@ class Completion:
 
     async def _withdraw(self, upload: Upload) -> None:
         """Takes the intent back, if there is one, before the staged object that it names goes."""
-        if upload.intent is not None:
+
+        def withdrawn() -> None:
             upload.intent = None
-            await upload.record(Rollback(time.time()))
+
+        if upload.intent is not None:
+            await upload.record(Rollback(time.time()), then=withdrawn)
 
 
 def check_complete(upload: Upload) -> None:
@@ -177,22 +194,24 @@ def check_whole(declared: bytes | None, given: bytes | None) -> None:
 
 async def _check_content(upload: Upload, files: Files, sha256: bytes | None) -> bytes | None:
     """The SHA-256 of the whole, where anybody declared one."""
-    stop = upload.stopping
-    if upload.unverified:
-        parts = [(n, upload.parts.span(n), upload.parts.accepted[n].xxh3) for n in sorted(upload.unverified)]
-        lost = await in_thread(digest.first_changed, files.data, parts, stop, pool=LONG)
-        upload.check_open()
-        if lost is not None:
-            upload.fail("state_lost")
-            raise UploadFailed(f"part {lost} did not survive the restart of the machine: create a new upload")
-        upload.unverified.clear()
+    await _check_parts(upload, files.data)
     whole = None
     if sha256 is not None or upload.header.whole_sha256 is not None:
-        if upload.following is not None:
-            await asyncio.wait([upload.following])
-        whole = await in_thread(upload.whole.advance, files.data, upload.header.size, stop, pool=LONG)
+        whole = await in_thread(upload.whole.advance, files.data, upload.header.size, upload.stopping, pool=LONG)
         upload.check_open()
         check_whole(whole, sha256)
         check_whole(whole, upload.header.whole_sha256)
     hit("complete.after_hash")
     return whole
+
+
+async def _check_parts(upload: Upload, fd: int) -> None:
+    """UploadFailed where ``fd`` does not hold what was accepted before the machine booted."""
+    parts = [(n, upload.parts.span(n), upload.parts.accepted[n].xxh3) for n in sorted(upload.unverified)]
+    lost = await in_thread(digest.first_changed, fd, parts, upload.stopping, pool=LONG)
+    upload.check_open()
+    if lost is not None:
+        upload.intent = None
+        upload.fail("state_lost")
+        raise UploadFailed(f"part {lost} did not survive the restart of the machine: create a new upload")
+    upload.unverified.clear()

@@ -50,8 +50,8 @@ class Intake:
                     return True
                 case Offer.COMPARE:
                     digests = await self._receive(upload, number, body, Hashes(sha256=sha256 is not None), sha256)
-                    upload.parts.same(number, digests)
                     upload.check_open()
+                    upload.parts.same(number, digests)
                     return True
             if upload.sealed:
                 raise RateLimited("a completion is counting the parts: repeat", retry_after=1)

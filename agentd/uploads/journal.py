@@ -9,13 +9,14 @@ A file of one header and then records of 128 bytes, each at its slot, written in
 
 The checksum is xxh3-64, of a record seeded with the salt, so that a record of another journal is never taken for
 one of this. The room for all parts is allocated when the journal is made: an append never fails for want of space.
-128 divides the sector, so a record is there or is not: a slot that is neither zero nor valid, or a valid one behind a
-zero one, is damage and never the trace of a crash.
+128 divides the sector, so a record is there or is not, and what is written at once and has to last lies in one sector:
+a slot that is neither zero nor valid, or a valid one behind a zero one, is damage and never the trace of a crash.
 """
 
 import os
 import secrets
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -32,6 +33,7 @@ PREFIX = struct.Struct("<8sIIIIQQ")
 RECORD = struct.Struct("<HHIQ104sQ")
 SPARE_RECORDS = 64  # for everything that is not a part
 PAGE = 4096
+PER_SECTOR = 512 // RECORD.size
 _SPAN = RECORD.size - 8
 NO_DIGEST = bytes(32)
 _ZERO = bytes(RECORD.size)
@@ -106,10 +108,9 @@ class Part(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """The staged object (its device and inode) is about to become the target. ``beside``: it lies next to the target,
-    on the target's file system, and not in the upload's directory."""
+    """The staged object, of that inode, is about to become the target. ``beside``: it lies next to the target, on the
+    target's file system, and not in the upload's directory."""
 
-    device: int
     inode: int
     method: int
     beside: int
@@ -150,7 +151,7 @@ Record = Part | Intent | Rollback | Published | Abort | Expire | Extend
 
 _FORMATS: dict[Type, tuple[type, struct.Struct]] = {
     Type.PART: (Part, struct.Struct("<QQ16s32sd16s")),
-    Type.INTENT: (Intent, struct.Struct("<QQBBQ32s")),
+    Type.INTENT: (Intent, struct.Struct("<QBBQ32s")),
     Type.ROLLBACK: (Rollback, struct.Struct("<d")),
     Type.PUBLISHED: (Published, struct.Struct("<QQ32sd")),
     Type.ABORT: (Abort, struct.Struct("<d")),
@@ -192,14 +193,29 @@ class Journal:
         """Writes ``records`` into the next slots with one call. Blocks. On an error no slot counts as taken."""
         data = b"".join(encode_record(record, self.used + i, self.salt) for i, record in enumerate(records))
         position = self.offset + self.used * RECORD.size
-        while data:
-            written = os.pwrite(fd, data, position)
-            data, position = data[written:], position + written
+        try:
+            write_at(fd, data, position)
+        except OSError:
+            with suppress(OSError):  # what was refused must not be found after a crash
+                write_at(fd, bytes(len(data)), position)
+            raise
         self.used += len(records)
+
+    @property
+    def room(self) -> int:
+        """Records that fit into the sector of the next slot: those that reach the disk together or not at all."""
+        return PER_SECTOR - self.used % PER_SECTOR
 
     @property
     def bytes_used(self) -> int:
         return self.offset + self.used * RECORD.size
+
+
+def write_at(fd: int, data: bytes, position: int) -> None:
+    """All of ``data``; pwrite(2) may take less at once."""
+    while data:
+        written = os.pwrite(fd, data, position)
+        data, position = data[written:], position + written
 
 
 def create(fd: int, header: Header, parts: int) -> Journal:
@@ -207,7 +223,7 @@ def create(fd: int, header: Header, parts: int) -> Journal:
     capacity = parts + SPARE_RECORDS
     beginning, salt = encode_header(header, capacity)
     os.posix_fallocate(fd, 0, len(beginning) + capacity * RECORD.size)
-    os.pwrite(fd, beginning, 0)
+    write_at(fd, beginning, 0)
     return Journal(header, salt, len(beginning), capacity)
 
 

@@ -23,7 +23,7 @@ from agentd.failpoints import hit
 from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import PUBLISH, os_errors
 from agentd.linux.reserved import Inode, inode
-from agentd.linux.root import Location, Root
+from agentd.linux.root import Location, Opened, Root
 from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from agentd.uploads import trees
 from agentd.uploads.archive import ArchiveLimits, unpack
@@ -51,7 +51,6 @@ class Staged:
     name: str
     beside: bool
     method: Method
-    device: int
     inode: int
     files: int
     private: str
@@ -112,9 +111,8 @@ class Publisher:
                 self._hold(place, method, keep)
                 hit("complete.after_chown")
                 found = os.fstat(made)
-                identity = found.st_dev, found.st_ino
                 return Staged(
-                    place, source, name, beside, method, *identity, count, _private_name(header), keep.pop_all()
+                    place, source, name, beside, method, found.st_ino, count, _private_name(header), keep.pop_all()
                 )
             except BaseException:
                 if name != DATA:
@@ -156,25 +154,35 @@ class Publisher:
                 return os.close(fd)
 
     def was_published(self, header: Header, files: Files, intent: Intent) -> bool:
-        """Whether the rename that ``intent`` announced happened. A merge is not known to be done: it is repeated."""
+        """Whether what ``intent`` announced happened. In doubt it did not: it is repeated, from what is still there.
+
+        A merge is not known to be done. Device numbers, and on some file systems inode numbers, change when a file
+        system is mounted again: one that is the same proves something, one that is another does not.
+        """
         if intent.method == Method.MERGE.value:
             return False
-        staged = (intent.device, intent.inode)
-        name = _name(header, bool(intent.beside))
-        if not intent.beside and _identity(name, files.directory) != staged:
-            return True
-        try:
-            with self._root.locate(header.path) as place:
-                if place.stat is not None and inode(place.stat) == staged:
-                    return True
-                if not intent.beside:
-                    return False
-                with _private(place.dir_fd, header, make=False) as private:
-                    return _identity(name, private) != staged
-        except AgentError:
+        staged = None
+        with suppress(AgentError, FileNotFoundError), ExitStack() as stack:
+            directory = files.directory
+            if intent.beside:
+                place = stack.enter_context(self._root.locate(header.path))
+                directory = stack.enter_context(_private(place.dir_fd, header, make=False))
+            try:
+                staged = os.stat(_name(header, bool(intent.beside)), dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return intent.method != Method.EXCHANGE.value
+            if intent.method != Method.EXCHANGE.value:
+                return header.kind is Kind.FILE and staged.st_nlink > 1
+        if staged is not None and staged.st_ino == intent.inode:
             return False
-        except FileNotFoundError:
-            return True  # the private directory goes after the rename
+        with suppress(AgentError), self._root.locate(header.path) as place:
+            device = os.fstat(place.dir_fd).st_dev
+            return place.stat is not None and inode(place.stat) == (device, intent.inode)
+        return False
+
+    def open_target(self, header: Header) -> Opened:
+        """What stands at the target, for reading."""
+        return self._root.open(header.path, os.O_RDONLY)
 
     def clean_beside(self, header: Header) -> None:
         """Removes what was staged beside the target and has not become it."""
@@ -218,20 +226,20 @@ class Publisher:
     def _stage_file(
         self, header: Header, files: Files, source: int, name: str, beside: bool, stop: Callable[[], bool]
     ) -> int:
-        if not beside:
-            return os.dup(files.data)
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=source)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=source)
-        try:
-            allocate(fd, 0, header.size)
-            copy_file(files.data, fd, header.size, stop)
-            hit("complete.after_copy")
-        except BaseException:
-            os.close(fd)
-            os.unlink(name, dir_fd=source)
-            raise
-        return fd
+        if beside:
+            trees.remove(source, name)
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=source)
+            try:
+                allocate(fd, 0, header.size)
+                copy_file(files.data, fd, header.size, stop)
+                hit("complete.after_copy")
+            except BaseException:
+                os.unlink(name, dir_fd=source)
+                raise
+            finally:
+                os.close(fd)
+        # A file that is open for writing cannot be executed (ETXTBSY), and this one is the target before it is closed.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
 
     def _stage_tree(
         self, header: Header, files: Files, source: int, name: str, user: Identity | None, stop: Callable[[], bool]

@@ -95,5 +95,5 @@ def restore(upload: Upload, recovered: Recovered) -> None:
         return
     renamed = upload.intent is not None and recovered.data_size is None
     if recovered.damage is not None or (recovered.data_size != upload.header.size and not renamed):
-        upload.fail("state_lost", upload.updated)
         upload.intent = None
+        upload.fail("state_lost", upload.updated)

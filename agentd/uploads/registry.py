@@ -23,6 +23,7 @@ from agentd.errors import (
     AgentError,
     CapacityExceeded,
     InsufficientStagingSpace,
+    InvalidRequest,
     KeyReused,
     NoSpace,
     NotADirectory,
@@ -35,6 +36,7 @@ from agentd.errors import (
     UploadExpired,
     UploadFailed,
     UploadNotFound,
+    WholeChecksumMismatch,
 )
 from agentd.failpoints import hit
 from agentd.linux.oserrors import translate
@@ -53,6 +55,7 @@ Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 CLOCK_JUMP = 3600.0  # seconds by which the wall clock may outrun the monotonic one
 LONGEST_SLEEP = 3600.0  # seconds between two looks at the clock
 RETRY = 60.0  # seconds until an upload whose disk failed is expired again
+METADATA_LIMIT = 64 << 10  # bytes
 TOMBSTONES = 10  # ended uploads that are remembered, as a multiple of max_sessions
 
 _log = logging.getLogger("agentd.uploads")
@@ -98,7 +101,7 @@ class Uploads:
                 if recovered.data_size is not None:
                     self._completion.clean(upload)
             elif upload.intent is not None:
-                self._complete(upload, None)
+                self._resume(upload)
         waiting = [u.header for u in self._uploads.values() if u.state is UploadState.STAGED and u.intent is None]
         await in_thread(self._publisher.clean_all_beside, waiting, pool=LONG)
         if self.limits.quota_bytes is None:
@@ -109,7 +112,7 @@ class Uploads:
     async def run(self) -> None:
         """Expires and forgets, each at its time, for ever: a job for the daemon's supervisor."""
         wall, steady = time.time(), time.monotonic()
-        while True:
+        while not self._closing:
             self._wake.clear()
             self._next_sweep = math.inf  # what comes up while the sweep waits for the disk needs another one
             elapsed, wall = time.time() - wall, time.time()
@@ -124,9 +127,10 @@ class Uploads:
     async def close(self) -> None:
         """Stops what still runs, at the next safe point, and gives the store back."""
         self._closing = True
+        self._wake.set()
         for upload in self._uploads.values():
             upload.stop = upload.stop or _closing
-        for upload in self._uploads.values():
+        for upload in list(self._uploads.values()):
             await self._quiesce(upload)
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -194,16 +198,21 @@ class Uploads:
         """Publishes the upload; joins a completion that runs, and answers again for one that is done."""
         upload = self.get(upload_id)
         with upload.about():
-            if upload.state is not UploadState.COMPLETED:
+            while upload.state is not UploadState.COMPLETED:
                 upload.check_open()
                 check_whole(upload.header.whole_sha256, sha256)
                 sent = len(upload.parts.accepted) + len(upload.writers)
                 if upload.completion is None and sent < upload.parts.count:
                     check_complete(upload)  # a part that nobody sends is not waited for
-                await asyncio.shield(upload.completion or self._complete(upload, sha256))
+                joined = upload.completion
+                try:
+                    await asyncio.shield(joined or self._complete(upload, sha256))
+                except WholeChecksumMismatch:
+                    if joined is None:
+                        raise  # else it was another's digest that was wrong
             assert upload.published is not None
-            if sha256 not in (None, upload.published.sha256) and upload.published.sha256 != journal.NO_DIGEST:
-                raise UploadAlreadyCompleted("the upload is completed, with another SHA-256 than the one given now")
+            if sha256 not in (None, upload.published.sha256):
+                raise UploadAlreadyCompleted("the upload is completed, and not with the SHA-256 that is given now")
         return upload
 
     async def abort(self, upload_id: str) -> None:
@@ -233,6 +242,8 @@ class Uploads:
                 limit=self.limits.max_upload_bytes,
                 requested=new.size,
             )
+        if len(new.metadata) > METADATA_LIMIT:
+            raise InvalidRequest(f"metadata has at most {METADATA_LIMIT} bytes of JSON")
         target = await in_thread(self._check_target, new)
         self._check_capacity(new.size)
         self._unborn.append(new.size)
@@ -247,6 +258,7 @@ class Uploads:
         finally:
             self._unborn.remove(new.size)
         upload = self._uploads[header.upload_id] = Upload(made, self._store, self._spawn)
+        upload.stop = _closing if self._closing else None
         self._wake_by(upload.expires)
         hit("create.before_ack")
         return upload
@@ -262,6 +274,15 @@ class Uploads:
         upload.completion = start_job(self._spawn, run())
         return upload.completion
 
+    def _resume(self, upload: Upload) -> None:
+        """Finishes a completion that nobody waits for any more."""
+
+        def told(job: asyncio.Future[None]) -> None:
+            if not job.cancelled() and (error := job.exception()) is not None:
+                _log.warning("the completion of upload %s was not resumed: %s", upload.id, error)
+
+        self._complete(upload, None).add_done_callback(told)
+
     def _end(self, upload: Upload, state: UploadState) -> asyncio.Future[None]:
         """Aborts or expires ``upload``, once, whoever asks."""
 
@@ -272,9 +293,13 @@ class Uploads:
                     return
                 now = time.time()
                 record = journal.Abort(now) if aborted else journal.Expire(now)
-                await upload.record(record, then=lambda: upload.turn(state, now))
-                hit("abort.after_record" if aborted else "sweep.after_record")
-                await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
+                try:
+                    await upload.record(record, then=lambda: upload.turn(state, now))
+                    hit("abort.after_record" if aborted else "sweep.after_record")
+                    await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
+                except (UploadFailed, FileNotFoundError):
+                    if not upload.state.ended:  # somebody deleted its directory: there is nothing left to end
+                        upload.turn(state, now)
             finally:
                 upload.ending = upload.stop = None
                 self._wake_by(upload.updated + self.limits.retention)
@@ -294,7 +319,6 @@ class Uploads:
                 await next(iter(upload.writers.values())).done.wait()
             elif (job := upload.completion or upload.following) is not None:
                 await asyncio.wait([job])
-                await asyncio.sleep(0)  # its owner clears it after the waiters are told
 
     # -- create
 
@@ -384,11 +408,11 @@ class Uploads:
                 next_look = min(next_look, upload.expires)
             elif upload.busy or upload.intent is not None:
                 if not upload.busy:
-                    self._complete(upload, None)  # which was begun, and is finished first
+                    self._resume(upload)  # what was begun is finished first
                 next_look = min(next_look, now + min(RETRY, upload.header.lifetime))
             else:
                 try:
-                    await self._end(upload, UploadState.EXPIRED)
+                    await asyncio.shield(self._end(upload, UploadState.EXPIRED))
                     next_look = now
                 except (AgentError, OSError):
                     _log.exception("upload %s could not be expired", upload.id)
@@ -421,7 +445,10 @@ class Uploads:
                 def extended(upload: Upload = upload, expires: float = expires) -> None:
                     upload.expires = expires
 
-                await upload.record(journal.Extend(expires), then=extended)
+                try:
+                    await upload.record(journal.Extend(expires), then=extended)
+                except (AgentError, OSError):
+                    _log.exception("upload %s could not be given more time", upload.id)
 
 
 def _closing() -> AgentError:

@@ -61,6 +61,7 @@ class Files:
     directory: int
     journal: int
     data: int
+    data_size: int
 
     def close(self) -> None:
         for fd in (self.directory, self.journal, self.data):
@@ -88,7 +89,6 @@ class Store:
             undo.callback(os.close, self.uploads)
             self.quarantine_fd = _directory(reserved, "quarantine")
             undo.pop_all()
-        self.device = os.fstat(self.uploads).st_dev
 
     def close(self) -> None:
         for fd in (self.quarantine_fd, self.uploads, self._lock, self.fd):
@@ -144,7 +144,7 @@ class Store:
             with suppress(FileNotFoundError):
                 data = os.open(DATA, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             undo.pop_all()
-        return Files(directory, fd, data)
+        return Files(directory, fd, data, os.fstat(data).st_size if data >= 0 else -1)
 
     def empty(self, upload_id: str, made: journal.Journal, point: str) -> None:
         """Leaves an ended upload its journal, cut to what is used: the tombstone. ``point``: a failpoint between."""

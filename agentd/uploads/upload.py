@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from agentd.core.parts import Digests, PartTable
 from agentd.core.states import UploadState, check_transition, refusal
 from agentd.errors import AgentError, InsufficientStagingSpace, NoSpace, Unavailable
@@ -23,7 +25,8 @@ from agentd.uploads.journal import Intent, Journal, Published, Record
 from agentd.uploads.staging import Files, Store
 
 T = TypeVar("T")
-Batch = list[tuple[list[Record], Callable[[], None], asyncio.Future[None]]]
+Batch = list[tuple[Record, Callable[[], None], asyncio.Future[None]]]
+_BROKEN = frozenset({errno.EIO, errno.EUCLEAN, errno.ESTALE, errno.EBADF})
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 Turn = Callable[[], AbstractAsyncContextManager[object]]
 
@@ -65,7 +68,9 @@ class Upload:
     """Owned by `registry.Uploads`. Times are seconds since the epoch."""
 
     def __init__(self, journal: Journal, store: Store, spawn: Spawn) -> None:
-        header = journal.header
+        # The client's metadata is kept on the disk alone.
+        header = msgspec.structs.replace(journal.header, metadata=b"")
+        journal.header = header
         self.journal = journal
         self.header = header
         self.parts = PartTable(header.size, header.part_size)
@@ -92,6 +97,8 @@ class Upload:
         self._files: Files | None = None
         self._holders = 0
         self._opening = asyncio.Lock()
+        self._closed = asyncio.Event()
+        self._closed.set()
 
     @property
     def id(self) -> str:
@@ -108,6 +115,8 @@ class Upload:
     def turn(self, state: UploadState, when: float | None = None) -> None:
         """Changes the state, by the table of `core.states`."""
         self.state = check_transition(self.state, state)
+        if state.ended:
+            self.parts.accepted.clear()  # it may be remembered for long
         self.updated = time.time() if when is None else when
 
     def accept(self, number: int, digests: Digests, when: float) -> None:
@@ -143,6 +152,10 @@ class Upload:
         """For threads: whether to give up."""
         return self.stop is not None
 
+    def overtaken(self) -> bool:
+        """For the thread that follows the parts: whether a completion does the rest."""
+        return self.stop is not None or self.sealed
+
     @contextmanager
     def about(self) -> Iterator[None]:
         """Every error out of the block names this upload; what the staging disk says gets its word of the contract."""
@@ -151,7 +164,7 @@ class Upload:
         except AgentError as error:
             raise self._worded(error) from error.__cause__
         except OSError as error:
-            if error.errno == errno.EIO:
+            if error.errno in _BROKEN:
                 self.fail("storage_failed")
             fault = translate(error, "stage", self.header.path)
             if fault is None:
@@ -168,9 +181,10 @@ class Upload:
     async def files(self) -> AsyncIterator[Files]:
         """The upload's files, opened for the first holder and closed after the last.
 
-        UploadFailed where somebody deleted them: what was accepted is lost.
+        UploadFailed where they are no longer there, or not whole: what was accepted is lost.
         """
         self._holders += 1
+        self._closed.clear()
         try:
             async with self._opening:
                 if self._files is None:
@@ -178,29 +192,36 @@ class Upload:
                     try:
                         await in_thread(lambda: opened.append(self._store.open(self.id)))
                     except FileNotFoundError:
+                        self.intent = None
                         self.fail("state_lost")
-                        self.check_open()
-                        raise
                     finally:
                         self._files = opened[0] if opened else None
-            assert self._files is not None
-            if self._files.data < 0 and self.intent is None and not self.state.ended:
-                self.fail("state_lost")
+                    if self._files is not None and self._files.data_size != self.header.size and not self.state.ended:
+                        self.fail("state_lost")
+            if self._files is None:
+                raise refusal(UploadState.FAILED, "state_lost") or AssertionError
             yield self._files
         finally:
             self._holders -= 1
-            if self._holders == 0 and self._files is not None:
+            if self._holders == 0:
                 files, self._files = self._files, None
-                await in_thread(files.close)
+                if files is not None:
+                    await in_thread(files.close)
+                if self._holders == 0:
+                    self._closed.set()
 
-    async def record(self, *records: Record, then: Callable[[], None] = lambda: None) -> None:
-        """Makes ``records`` as durable as the upload is, then calls ``then``, which changes the state.
+    async def closed(self) -> None:
+        """Returns when no file of the upload is open: what was published can be executed then (ETXTBSY, execve(2))."""
+        await self._closed.wait()
+
+    async def record(self, record: Record, then: Callable[[], None] = lambda: None) -> None:
+        """Makes ``record`` as durable as the upload is, then calls ``then``, which changes the state.
 
         Returns when that has happened, however often the caller is cancelled meanwhile (and re-raises that then).
         Records that arrive while others are written go out together.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((list(records), then, done))
+        self._queue.append((record, then, done))
         if not self._committing:
             self._committing = True
             self._spawn(self._commit())
@@ -212,25 +233,24 @@ class Upload:
             while self._queue:  # again, because closing the files gives others a turn
                 async with self.files() as files:
                     while self._queue:
-                        batch, self._queue = self._queue, []
-                        await in_thread(self._write, files, [record for records, _, _ in batch for record in records])
+                        room = self.journal.room if self.durable else len(self._queue)
+                        batch, self._queue = self._queue[:room], self._queue[room:]
+                        await in_thread(self._write, files, [record for record, _, _ in batch])
                         for _, then, done in batch:
                             then()
                             hit("sync.before_ack")
                             done.set_result(None)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                self.fail("storage_failed")
-            self._refuse(batch, error)
-        except AgentError as error:
+        except (OSError, AgentError) as error:
             self._refuse(batch, error)
         except BaseException:
-            self._refuse(batch, Unavailable("the daemon stopped before the record was written: repeat"))
+            self._refuse(batch, Unavailable("the daemon stopped meanwhile: ask for the upload's state, and repeat"))
             raise
         finally:
             self._committing = False
 
     def _refuse(self, batch: Batch, why: Exception) -> None:
+        if isinstance(why, OSError) and why.errno in _BROKEN:
+            self.fail("storage_failed")
         batch, self._queue = batch + self._queue, []
         for _, _, done in batch:
             if not done.done():

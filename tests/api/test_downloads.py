@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
-from agentd.http.download import LARGE
+from agentd.http.download import PIECE
 from tests.conftest import UNIT, Answer, Daemon, StartDaemon
 from tests.process.harness.waiting import eventually
 
-SIZE = 3 * LARGE + 7
+SIZE = 3 * PIECE + 7
 LONG_AGO = 1_000_000_000
 BIG = 24 << 20
 
@@ -209,8 +209,8 @@ def test_a_connection_goes_on_after_each_kind_of_download(file: File) -> None:
 def begun(daemon: Daemon, path: Path) -> socket.socket:
     """A connection on which a download has begun, and nobody reads on."""
     peer = daemon.connect()
-    token = f"Authorization: Bearer {daemon.token}"
-    peer.sendall(f"GET {File(daemon, path).url} HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n".encode())
+    headers = f"Host: x\r\nConnection: close\r\nAuthorization: Bearer {daemon.token}"
+    peer.sendall(f"GET {File(daemon, path).url} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
     assert peer.recv(9) == b"HTTP/1.1 "
     return peer
 
@@ -240,10 +240,14 @@ def test_a_client_that_takes_nothing_is_let_go(start_daemon: StartDaemon, tmp_pa
         assert len(everything(peer)) < BIG
 
 
-def test_a_file_that_becomes_shorter_ends_early_and_nothing_is_made_up(shared: Daemon, big: Path) -> None:
+@pytest.mark.parametrize(("length", "until"), [(BIG, BIG - 10), (BIG, 1_000_001), (1 << 20, 500_001)])
+def test_nothing_is_made_up_for_a_file_that_becomes_shorter(shared: Daemon, big: Path, length: int, until: int) -> None:
+    os.truncate(big, length)
     peer = begun(shared, big)
-    os.truncate(big, BIG - 10)
-    assert len(everything(peer).partition(b"\r\n\r\n")[2]) == BIG - 10
+    os.truncate(big, until)
+    body = everything(peer).partition(b"\r\n\r\n")[2]
+    assert set(body) == {ord("x")}
+    assert until <= len(body) <= length
 
 
 def test_clients_that_leave_midway_leave_nothing_behind(shared: Daemon, big: Path) -> None:

@@ -1,7 +1,6 @@
-"""How a file's bytes leave: past the transport by sendfile, or through it; nobody outside can tell which."""
+"""How a file's bytes leave, while the file changes and the client takes its time."""
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from agentd.http import download
 from agentd.http.endpoint import Call, Endpoint, FileResult
 from agentd.linux.threads import DISK
 from tests.conftest import UNIT
@@ -18,12 +16,6 @@ from .conftest import Door, OpenDoor, Peer
 
 SIZE = 24 << 20
 STALL = 0.6 * UNIT
-
-
-@pytest.fixture(params=["sendfile", "transport"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "transport":
-        monkeypatch.setattr(download, "LARGE", 1 << 60)
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_all_bytes_come_in_order_again_and_again_on_one_connection(door: Door, path: Path, way: None) -> None:
+async def test_all_bytes_come_in_order_again_and_again_on_one_connection(door: Door, path: Path) -> None:
     peer = await door.connect()
     content = path.read_bytes()
     for first in (0, 1, SIZE - 700_000):
@@ -75,38 +67,39 @@ async def test_all_bytes_come_in_order_again_and_again_on_one_connection(door: D
         assert headers["content-range"] == f"bytes {first}-{SIZE - 1}/{SIZE}"
 
 
-async def test_the_bytes_sent_are_counted_whichever_way_they_go(door: Door, way: None) -> None:
+async def test_the_bytes_sent_are_counted_as_those_of_any_answer(door: Door) -> None:
     await (await asked(door)).readexactly(SIZE)
     await until(lambda: "agentd_requests_active 0\n" in door.metrics.render())
     counted = next(line for line in door.metrics.render().splitlines() if line.startswith("agentd_bytes_sent_total"))
     assert SIZE < float(counted.split()[1]) < SIZE + 1000
 
 
+@pytest.mark.parametrize("length", [SIZE - 100, 1_000_001, 0])
 async def test_a_file_that_becomes_shorter_cuts_the_connection_and_nothing_is_made_up(
-    door: Door, path: Path, way: None
+    door: Door, path: Path, length: int
 ) -> None:
     content = path.read_bytes()
     answer = await asked(door)
-    os.truncate(path, SIZE - 100)
+    os.truncate(path, length)
     body = await rest(answer)
     assert len(body) < SIZE
     assert content.startswith(body)
 
 
-async def test_of_a_file_that_grows_comes_what_was_announced(door: Door, path: Path, way: None) -> None:
+async def test_of_a_file_that_grows_comes_what_was_announced(door: Door, path: Path) -> None:
     answer = await asked(door, "Connection: close")
     with path.open("ab") as more:
         more.write(b"more")
     assert len(await rest(answer)) == SIZE
 
 
-async def test_a_client_that_takes_nothing_is_let_go_after_the_stall_timeout(door: Door, way: None) -> None:
+async def test_a_client_that_takes_nothing_is_let_go_after_the_stall_timeout(door: Door) -> None:
     answer = await asked(door)
     await until(lambda: 'code="request_timeout"' in door.metrics.render())
     assert len(await rest(answer)) < SIZE
 
 
-async def test_a_slow_client_gets_everything_as_long_as_it_takes_something(door: Door, way: None) -> None:
+async def test_a_slow_client_gets_everything_as_long_as_it_takes_something(door: Door) -> None:
     answer = await asked(door)
     for _ in range(5):
         await asyncio.sleep(STALL / 2)
@@ -114,7 +107,7 @@ async def test_a_slow_client_gets_everything_as_long_as_it_takes_something(door:
     assert len(await answer.readexactly(SIZE - (5 << 20))) > 0
 
 
-async def test_clients_that_take_nothing_hold_no_thread(door: Door, way: None) -> None:
+async def test_clients_that_take_nothing_hold_no_thread(door: Door) -> None:
     slow = [await asked(door) for _ in range(DISK.size + 4)]
     status, _, body = await door.ask("GET /give", b"", "Range: bytes=0-9")
     assert (status, len(body)) == (206, 10)
@@ -122,7 +115,7 @@ async def test_clients_that_take_nothing_hold_no_thread(door: Door, way: None) -
     assert len(slow) > DISK.size
 
 
-async def test_a_client_that_leaves_midway_leaves_nothing_behind(door: Door, way: None) -> None:
+async def test_a_client_that_leaves_midway_leaves_nothing_behind(door: Door) -> None:
     await (await asked(door)).readexactly(SIZE)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -130,17 +123,3 @@ async def test_a_client_that_leaves_midway_leaves_nothing_behind(door: Door, way
         door.peers[-1].reset()
     await until(lambda: "agentd_requests_active 0\n" in door.metrics.render())
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
-
-
-async def test_a_file_or_a_connection_that_sendfile_does_not_take_comes_all_the_same(
-    door: Door, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    content = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "sendfile", refuse)
-        assert await (await asked(door)).readexactly(SIZE) == content
-    monkeypatch.setattr(download, "_duplicate", lambda transport: None)
-    assert await (await asked(door)).readexactly(SIZE) == content

@@ -1,4 +1,4 @@
-"""A link lends its owner's rights, never the daemon's; and the caller's `rights` bound the walk from its start."""
+"""A link lends the rights of who may have put it there, never the daemon's; `rights` bound the walk from its start."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 from agentd.errors import NotFound, PermissionDenied
 from agentd.linux import syscalls
-from agentd.linux.identity import Identity
+from agentd.linux.identity import Identity, acting_as
 from agentd.linux.root import Root
 
 Read = Callable[..., str]
@@ -28,9 +28,71 @@ def homes(top: Path, bob: Identity, eve: Identity) -> None:
             os.chown(path, user.uid, user.gid)
 
 
+def move(top: Path, old: str, new: str, user: Identity) -> None:
+    fd = os.open(top, os.O_PATH)
+    try:
+        with acting_as(user):
+            os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
 def test_link_of_root_lends_the_daemons_rights(read: Read, link: Link) -> None:
+    link("/etc/l", "/private/secret")
+    assert read("/etc/l") == "secret"
+
+
+def test_link_of_root_that_a_user_moved_lends_that_users_rights(
+    read: Read, link: Link, top: Path, bob: Identity
+) -> None:
+    (top / "home/bob/a").mkdir()
+    os.chown(top / "home/bob/a", bob.uid, bob.gid)
+    link("/home/bob/a/l", "../../private/secret")
+    move(top, "home/bob/a/l", "home/bob/l", bob)
+    with pytest.raises(PermissionDenied, match="'bob'"):
+        read("/home/bob/l")
+    link("/home/bob/own", "file")
+    assert read("/home/bob/own") == "bob"
+
+
+def test_link_of_root_lends_the_rights_of_those_who_may_move_a_directory_above_it(
+    read: Read, link: Link, top: Path, bob: Identity
+) -> None:
+    (top / "home/bob/a/b").mkdir(parents=True)
+    link("/home/bob/a/b/l", "../../../private/secret")
+    os.chown(top / "home/bob/a", bob.uid, bob.gid)
+    move(top, "home/bob/a", "workspace/a", bob)
+    with pytest.raises(PermissionDenied, match="'bob'"):
+        read("/workspace/a/b/l")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_link_of_root_where_anybody_may_have_put_it_lends_nobodys_rights(
+    read: Read, link: Link, top: Path, mode: int
+) -> None:
+    (top / "workspace").chmod(mode)
     link("/workspace/l", "/private/secret")
-    assert read("/workspace/l") == "secret"
+    link("/workspace/public", "/etc/passwd")
+    with pytest.raises(PermissionDenied, match="'65534'"):
+        read("/workspace/l")
+    assert read("/workspace/public").startswith("bob")
+
+
+def test_directory_of_root_stays_where_it_is_only_in_a_sticky_one(read: Read, link: Link, top: Path) -> None:
+    (top / "workspace/mine").mkdir()
+    link("/workspace/mine/l", "/private/secret")
+    with pytest.raises(PermissionDenied):
+        read("/workspace/mine/l")
+    (top / "workspace").chmod(0o1777)
+    assert read("/workspace/mine/l") == "secret"
+
+
+def test_own_group_of_a_user_is_nobody_else(
+    read: Read, link: Link, top: Path, unprivileged: Callable[[Callable[[], object]], object], bob: Identity
+) -> None:
+    (top / "home/bob").chmod(0o770)
+    link("/home/bob/l", "file", bob.uid)
+    assert unprivileged(lambda: read("/home/bob/l")) == "bob"
 
 
 def test_link_of_a_user_leads_to_what_is_the_users(read: Read, link: Link, bob: Identity) -> None:
@@ -172,10 +234,10 @@ def test_rights_that_the_kernel_cannot_tell_are_none(
 def test_daemon_that_is_not_root_follows_its_own_links_and_those_of_root(
     read: Read, link: Link, unprivileged: Callable[[Callable[[], object]], object], bob: Identity, eve: Identity
 ) -> None:
-    link("/workspace/own", "/home/bob/file", bob.uid)
-    link("/workspace/roots", "/home/bob/file")
+    link("/home/bob/own", "/home/bob/file", bob.uid)
+    link("/etc/roots", "/home/bob/file")
     link("/workspace/eves", "/home/bob/file", eve.uid)
-    assert unprivileged(lambda: read("/workspace/own") + read("/workspace/roots")) == "bobbob"
+    assert unprivileged(lambda: read("/home/bob/own") + read("/etc/roots")) == "bobbob"
     assert isinstance(unprivileged(lambda: read("/workspace/eves")), PermissionDenied)
     assert isinstance(unprivileged(lambda: read("/private/secret")), PermissionDenied)
 

@@ -3,59 +3,19 @@
 import ctypes
 import itertools
 import os
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentd.errors import AgentError, NotFound, PathReserved, Unavailable
+from agentd.errors import NotFound, PathReserved, Unavailable
 from agentd.linux import syscalls
 from agentd.linux.identity import Identity
 from agentd.linux.root import Root
 from agentd.linux.walk import Walk
+from tests.swapping import outcomes, swapping
 
 Link = Callable[..., Path]
-
-SECONDS = 0.3
-
-
-@contextmanager
-def swapping(one: Path, other: Path) -> Iterator[None]:
-    """Meanwhile a thread exchanges two entries as fast as it can, and puts them back."""
-    fds = [os.open(path.parent, os.O_PATH) for path in (one, other)]
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            with suppress(FileNotFoundError):
-                for _ in range(2):
-                    syscalls.renameat2(fds[0], one.name, fds[1], other.name, syscalls.RENAME_EXCHANGE)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        for fd in fds:
-            os.close(fd)
-
-
-def outcomes(attempt: Callable[[], str]) -> Counter[str]:
-    """What came of it, how often: the text, or the name of the error."""
-    seen: Counter[str] = Counter()
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        try:
-            seen[attempt()] += 1
-        except AgentError as error:
-            seen[type(error).__name__] += 1
-    return seen
 
 
 @pytest.fixture

@@ -247,8 +247,8 @@ def test_parents_that_exist_keep_their_owner_and_mode(root: Root, top: Path, bob
 
 
 def test_parents_are_made_where_a_dangling_link_points(root: Root, top: Path, link: Link, bob: Identity) -> None:
-    link("/workspace/dangling", "../far/away/file")
-    with root.locate("/workspace/dangling", make_parents=bob) as location:
+    link("/etc/dangling", "../far/away/file")
+    with root.locate("/etc/dangling", make_parents=bob) as location:
         assert location.path == "/far/away/file"
     assert (top / "far/away").stat().st_uid == bob.uid
 

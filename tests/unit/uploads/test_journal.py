@@ -23,7 +23,7 @@ def header(**changes: object) -> Header:
 RECORDS: list[Record] = [
     Part(0, 10, b"x" * 16, b"s" * 32, 1.5, b"b" * 16),
     Part(2, 10, b"y" * 16, bytes(32), 2.5, b"b" * 16),
-    Intent(1, 2, 3, 1, 4, b"w" * 32),
+    Intent(2, 3, 1, 4, b"w" * 32),
     Published(30, 1, b"w" * 32, 3.5),
     Abort(4.5),
 ]

@@ -8,15 +8,12 @@ import asyncio
 import hashlib
 import logging
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 from agentd.core.conflict import Existing, decide
-from agentd.core.parts import part_size_for
 from agentd.core.paths import absolute
 from agentd.core.states import UploadState
 from agentd.errors import (
@@ -47,7 +44,7 @@ from agentd.uploads.completion import Completion, check_complete, check_whole
 from agentd.uploads.intake import Intake
 from agentd.uploads.publish import Publisher
 from agentd.uploads.staging import Store
-from agentd.uploads.terms import NewUpload, Places, UploadLimits
+from agentd.uploads.terms import NewUpload, Places, UploadLimits, header_of
 from agentd.uploads.upload import Body, Upload, start_job
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -248,7 +245,7 @@ class Uploads:
         self._check_capacity(new.size)
         self._unborn.append(new.size)
         try:
-            header = self._header(new, target, key)
+            header = header_of(new, target, self.limits, self.quota, key)
             made = await in_thread(self._store.create, header, -(-header.size // header.part_size))
         except OSError as error:
             fault = translate(error, "stage", target)
@@ -357,29 +354,6 @@ class Uploads:
                 used=reserved,
                 requested=size,
             )
-
-    def _header(self, new: NewUpload, target: str, key: bytes | None) -> journal.Header:
-        limits = self.limits
-        part_size = part_size_for(new.size, limits.part_size, limits.max_parts)
-        return journal.Header(
-            upload_id=f"up_{secrets.token_hex(16)}",
-            kind=new.kind,
-            source_kind=new.source_kind,
-            target=os.fsencode(target),
-            conflict=new.conflict,
-            size=new.size,
-            part_size=part_size,
-            durability=limits.durability,
-            user=new.user,
-            metadata=new.metadata,
-            whole_sha256=new.whole_sha256,
-            created=time.time(),
-            lifetime=limits.lifetime,
-            key=key,
-            fingerprint=new.fingerprint(),
-            limits=journal.Limits(limits.max_upload_bytes, part_size, limits.parts_per_upload, self.quota),
-            secret=secrets.token_hex(16),
-        )
 
     def _remember(self, key: bytes, upload: Upload) -> None:
         known: asyncio.Future[Upload] = asyncio.get_running_loop().create_future()

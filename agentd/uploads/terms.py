@@ -1,11 +1,16 @@
 """What an upload is asked for with, and what is allowed."""
 
 import hashlib
+import os
+import secrets
+import time
 from dataclasses import dataclass
 
 import msgspec
 
 from agentd.core.conflict import ConflictMode, Kind
+from agentd.core.parts import part_size_for
+from agentd.uploads.journal import Header, Limits
 
 
 class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,3 +52,27 @@ class Places:
 
     workspace: str
     cwd: str | None
+
+
+def header_of(new: NewUpload, target: str, limits: UploadLimits, quota: int, key: bytes | None) -> Header:
+    """What the journal says of a new upload: the request, and the limits of now, which hold for all its life."""
+    part_size = part_size_for(new.size, limits.part_size, limits.max_parts)
+    return Header(
+        upload_id=f"up_{secrets.token_hex(16)}",
+        kind=new.kind,
+        source_kind=new.source_kind,
+        target=os.fsencode(target),
+        conflict=new.conflict,
+        size=new.size,
+        part_size=part_size,
+        durability=limits.durability,
+        user=new.user,
+        metadata=new.metadata,
+        whole_sha256=new.whole_sha256,
+        created=time.time(),
+        lifetime=limits.lifetime,
+        key=key,
+        fingerprint=new.fingerprint(),
+        limits=Limits(limits.max_upload_bytes, part_size, limits.parts_per_upload, quota),
+        secret=secrets.token_hex(16),
+    )

@@ -39,7 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
         float, Meta(gt=0, description="how long a connection may be idle; longer than a proxy's")
     ] = 75
     body_stall_timeout: Annotated[
-        float, Meta(gt=0, description="how long a body may bring no byte, and how long headers may take")
+        float, Meta(gt=0, description="how long a body, received or sent, may rest, and how long headers may take")
     ] = 30
     body_min_rate: Annotated[
         int, Meta(ge=0, description="a second's least bytes of a body, over each body_stall_timeout", extra=_SIZE)

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from agentd.linux import syscalls
 
@@ -13,14 +14,15 @@ UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.
 def features(directory: int) -> dict[str, object]:
     """``kernel`` (its release), ``filesystem`` (its type), and ``features`` (name to bool), tried out in a directory of
     the daemon's own on the workspace's file system. Blocks."""
-    try:
-        for name in PROBES:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory))
+    with _probes(directory):
         found = {name: _works(attempt, directory) for name, attempt in ATTEMPTS.items()}
-    finally:
-        for name in {*PROBES} & set(os.listdir(directory)):
-            os.unlink(name, dir_fd=directory)
     return {"kernel": os.uname().release, "filesystem": filesystem(directory), "features": found}
+
+
+def can_exchange(directory: int) -> bool:
+    """Whether RENAME_EXCHANGE is known here, tried out in a directory of the daemon's own. Blocks."""
+    with _probes(directory):
+        return _works(_exchange, directory)
 
 
 def filesystem(fd: int) -> str:
@@ -32,6 +34,18 @@ def filesystem(fd: int) -> str:
             if before.split()[0] == str(mount):
                 return after.split()[0]
     return f"{syscalls.file_system_type(fd):#x}"
+
+
+@contextmanager
+def _probes(directory: int) -> Iterator[None]:
+    """Two files, for the time being."""
+    try:
+        for name in PROBES:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory))
+        yield
+    finally:
+        for name in {*PROBES} & set(os.listdir(directory)):
+            os.unlink(name, dir_fd=directory)
 
 
 def _works(attempt: Callable[[int], None], directory: int) -> bool:

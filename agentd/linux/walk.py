@@ -116,11 +116,11 @@ class Walk(Descriptor):
         return target
 
     def _lenders(self, link: os.stat_result) -> set[int]:
-        """Who but root and the daemon owns a link in this directory, or may have put it here; NOBODY where any might.
+        """Who but root and the daemon owns a link in this directory, or may have put it here; NOBODY where many might.
 
-        The owner of a directory may move what is in it. So may those whom its mode lets write: a sticky directory keeps
-        them from moving out what is not theirs, but not from moving it in, which only the entry itself can be: a
-        directory that changes its parent must be writable too.
+        The owner of a directory may move whatever is in it, and so may those whom its mode lets write. A sticky one
+        keeps them from taking away what is not theirs, but not from bringing it from a place of their own: that goes
+        for links, as a directory is moved to another parent only by one who may write in it.
         """
         above = [self._root, *(status for _, status in self._trail)]
         lenders = {status.st_uid for status in (link, *above)} - {0, os.geteuid()}

@@ -70,7 +70,9 @@ def put_back(workspace: int, reserved: int) -> None:
                 _move_back(parent, wanted, workspace)
             finally:
                 os.close(parent)
-    raise Unavailable(f"{RESERVED} was moved out of the workspace and cannot be moved back; move it back and repeat")
+    raise Unavailable(
+        f"{RESERVED} was moved or deleted, and cannot be brought back; move it to the workspace and repeat"
+    )
 
 
 def _move_back(parent: int, wanted: Inode, workspace: int) -> None:

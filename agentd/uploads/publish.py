@@ -13,13 +13,14 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
 from agentd.core.conflict import Existing, Kind, Method, decide
-from agentd.errors import AgentError, Conflict, NotADirectory, PathReserved, TargetConflict
+from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
 from agentd.failpoints import hit
+from agentd.linux.features import can_exchange
 from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import PUBLISH, os_errors
 from agentd.linux.reserved import Inode, inode
@@ -134,6 +135,8 @@ class Publisher:
                 if staged.method is not Method.EXCHANGE or error.errno not in (errno.EXDEV, errno.EINVAL):
                     raise
                 # overlayfs does not rename directories of its lower layer, other file systems know no exchange.
+                if error.errno == errno.EINVAL and can_exchange(staged.source):
+                    raise _holds_reserved(path) from error
                 self._merge(staged, path, durable, alone=True)
             staged.moved = True
 
@@ -221,7 +224,7 @@ class Publisher:
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.dir_fd)
             keep.callback(os.close, fd)
             if method is Method.EXCHANGE and self._root.contains_reserved(fd):
-                raise PathReserved(f"{place.path} holds the daemon's own tree and is not replaced", path=place.path)
+                raise _holds_reserved(place.path)
 
     def _stage_file(
         self, header: Header, files: Files, source: int, name: str, beside: bool, stop: Callable[[], bool]
@@ -298,6 +301,8 @@ class Publisher:
             stack.callback(os.close, target)
             check = allowed if place.rights else None
             if alone:
+                if self._root.contains_reserved(target):
+                    raise _holds_reserved(path)
                 _log.warning("trees cannot be exchanged here: %s is replaced entry by entry", staged.name)
                 trees.prune(source, target, check)
             trees.merge(
@@ -337,29 +342,17 @@ def _create_without_flag(staged: Staged) -> None:
             os.unlink(staged.name, dir_fd=staged.source)
 
 
+def _holds_reserved(path: str) -> PathReserved:
+    return PathReserved(f"{path!r} holds a directory of the daemon's own and is not replaced; move that out", path=path)
+
+
 def _private_name(header: Header) -> str:
     return f".agentd-{header.upload_id}"
 
 
-@contextmanager
-def _private(parent: int, header: Header, *, make: bool) -> Iterator[int]:
+def _private(parent: int, header: Header, *, make: bool) -> AbstractContextManager[int]:
     """The directory beside the target, as an fd. Gone afterwards, if it is empty."""
-    name = _private_name(header)
-    if make:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
-    fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    above = os.dup(parent)
-    try:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
-            raise Conflict(f"{name} is in the way beside the target and is not the daemon's: move it away and repeat")
-        yield fd
-    finally:
-        os.close(fd)
-        with suppress(OSError):
-            os.rmdir(name, dir_fd=above)
-        os.close(above)
+    return trees.private_directory(parent, _private_name(header), make=make)
 
 
 def _name(header: Header, beside: bool) -> str:

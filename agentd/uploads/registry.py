@@ -408,7 +408,10 @@ class Uploads:
         self._uploads.pop(upload.id, None)
         if upload.header.key is not None:
             self._keys.pop(upload.header.key, None)
-        await in_thread(self._store.delete, upload.id, pool=LONG)
+        try:
+            await in_thread(self._store.delete, upload.id, pool=LONG)
+        except OSError:
+            _log.exception("upload %s is forgotten, but cannot be deleted whole; the next start tries again", upload.id)
 
     async def _grant_another_lifetime(self) -> None:
         """The machine slept, or was resumed from a snapshot: that time is not held against anybody."""

@@ -15,6 +15,7 @@ All functions here block.
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ import xxhash
 from agentd.core.parts import Digests, Span
 from agentd.errors import InsufficientStagingSpace
 from agentd.failpoints import hit
+from agentd.linux.reserved import inode
 from agentd.linux.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -35,6 +37,8 @@ from agentd.linux.syscalls import (
 from agentd.linux.workspace import put_back
 from agentd.uploads import journal, trees
 from agentd.uploads.copying import allocate
+
+_log = logging.getLogger("agentd.uploads")
 
 DATA, JOURNAL, TREE = "data", "journal", "tree"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -85,12 +89,16 @@ class Store:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreLocked("another daemon holds the lock of this root's reserved tree") from None
-            self.uploads = _directory(reserved, "uploads", "v1")
+            self._sync(workspace)
+            self.uploads = self._directory("uploads", "v1")
             undo.callback(os.close, self.uploads)
-            self.quarantine_fd = _directory(reserved, "quarantine")
+            self.quarantine_fd = self._directory("quarantine")
             undo.pop_all()
+        self._own = inode(os.fstat(reserved))
+        trees.SPARED.add(self._own)
 
     def close(self) -> None:
+        trees.SPARED.discard(self._own)
         for fd in (self.quarantine_fd, self.uploads, self._lock, self.fd):
             os.close(fd)
 
@@ -163,10 +171,13 @@ class Store:
         trees.remove(self.uploads, f".trash-{upload_id}")
 
     def delete_leftovers(self) -> int:
-        """Removes what a crash left half made or half deleted; their number."""
+        """Removes what a crash left half made or half deleted; their number. What cannot go stays for another time."""
         names = [name for name in os.listdir(self.uploads) if name.startswith(".")]
         for name in names:
-            trees.remove(self.uploads, name)
+            try:
+                trees.remove(self.uploads, name)
+            except OSError:
+                _log.exception("%s, left by an earlier daemon, cannot be deleted whole", name)
             hit("recover.mid_cleanup")
         return len(names)
 
@@ -183,6 +194,20 @@ class Store:
 
     def delete_quarantined(self, name: str) -> None:
         trees.remove(self.quarantine_fd, name)
+
+    def _directory(self, *names: str) -> int:
+        """Opens the directory at the end of ``names``, made 0700 where it is missing."""
+        fd = os.dup(self.fd)
+        for name in names:
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                self._sync(fd)
+                child = os.open(name, _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = child
+        return fd
 
     def _sync(self, fd: int) -> None:
         if self.durable:
@@ -268,20 +293,6 @@ class Hashes:
 
     def digests(self) -> Digests:
         return Digests(self._xxh3.digest(), None if self._sha256 is None else self._sha256.digest())
-
-
-def _directory(parent: int, *names: str) -> int:
-    """Opens the directory at the end of ``names``, made 0700 where it is missing."""
-    fd = os.dup(parent)
-    for name in names:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=fd)
-        try:
-            child = os.open(name, _DIRECTORY, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = child
-    return fd
 
 
 @contextmanager

@@ -10,10 +10,15 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from agentd.errors import PathReserved, TargetConflict
+from agentd.errors import Conflict, PathReserved, TargetConflict
 from agentd.failpoints import hit
+from agentd.linux.reserved import Inode, inode
 from agentd.uploads.branch import DIRECTORY, Branch
 from agentd.uploads.copying import copy_file
+
+# Nothing here deletes these directories or what is in them, wherever they turn up: whoever owns the workspace may move
+# the daemon's own tree into another at any moment. A store's tree is here as long as the store is open.
+SPARED: set[Inode] = set()
 
 _KIND_CHANGED = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 _MOVED_AWAY = (errno.ENOENT, errno.ESTALE)
@@ -29,9 +34,9 @@ def remove(dir_fd: int, name: str, between: Callable[[], None] | None = None) ->
 
     between: called after each entry that went; what it raises ends the work.
 
-    The tree's directories are made the daemon's own first (0700), so that nobody goes on adding to them. Mounts are
-    left alone. What cannot be deleted does not save the rest: the first such OSError is raised at the end (EBUSY for a
-    mount). An interrupted deletion is taken up by calling again.
+    The tree's directories are made the daemon's own first (0700), so that nobody goes on adding to them. Mounts, and
+    what is in SPARED, are left alone. What cannot be deleted does not save the rest: the first such OSError is raised
+    at the end (EBUSY for what is left alone). An interrupted deletion is taken up by calling again.
     """
     removal = _Removal(between)
     if not removal.delete(dir_fd, name):
@@ -261,7 +266,7 @@ class _Merge:
     def _carry(self, name: str) -> None:
         """Copy an entry to another file system (a directory without its content), then rename it into place there."""
         staged = os.stat(name, dir_fd=self.source.fd, follow_symlinks=False)
-        with _private_directory(self.target.fd, self.private) as private_fd:
+        with _place_for_an_entry(self.target.fd, self.private) as private_fd:
             _copy_entry(self.source.fd, name, private_fd, staged, self.durable)
             hit("complete.after_copy")
             os.rename(_ENTRY, name, src_dir_fd=private_fd, dst_dir_fd=self.target.fd)
@@ -274,29 +279,49 @@ class _Merge:
 
 
 @contextmanager
-def _private_directory(dir_fd: int, name: str) -> Iterator[int]:
-    """A directory that only the daemon enters, for one entry called _ENTRY; the one left by a crash is used again.
+def private_directory(dir_fd: int, name: str, *, make: bool = True) -> Iterator[int]:
+    """A directory that only the daemon enters, as an fd; afterwards it goes, if it is empty.
+
+    The one left by a crash is used again; with ``make`` False there has to be one. Raises Conflict where it is not the
+    daemon's, OSError.
+    """
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+    fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o700:
+            raise _in_the_way(name)
+        try:
+            yield fd
+        finally:
+            with suppress(OSError):
+                os.rmdir(name, dir_fd=dir_fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _place_for_an_entry(dir_fd: int, name: str) -> Iterator[int]:
+    """A private directory for one entry called _ENTRY.
 
     An entry in the hands of others could be swapped for another file before its chown. Nor may others have the daemon
     delete something by giving it this name: only _ENTRY and an empty directory are ever deleted.
     """
-    with suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
-    fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-    try:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o700 or set(_names(fd)) - {_ENTRY}:
-            raise OSError(errno.EEXIST, "not a directory that the daemon made", name)
+    with private_directory(dir_fd, name) as fd:
+        if set(_names(fd)) - {_ENTRY}:
+            raise _in_the_way(name)
         removal = _Removal(None)
         removal.delete(fd, _ENTRY)
         try:
             yield fd
         finally:
             removal.delete(fd, _ENTRY)
-            with suppress(OSError):
-                os.rmdir(name, dir_fd=dir_fd)
-    finally:
-        os.close(fd)
+
+
+def _in_the_way(name: str) -> Conflict:
+    return Conflict(f"{name} is in the way and is not a directory that the daemon made: move it away and repeat")
 
 
 def _copy_entry(source_fd: int, name: str, target_fd: int, staged: os.stat_result, durable: bool) -> None:
@@ -328,11 +353,13 @@ def _copy_entry(source_fd: int, name: str, target_fd: int, staged: os.stat_resul
 def prune(source_fd: int, target_fd: int, rights_check: Callable[[int, str], None] | None = None) -> None:
     """Delete from the target what the source does not have, or has in another kind: a merge then makes them equal.
 
-    For where trees cannot be exchanged. rights_check: as for `merge`. Raises OSError.
+    For where trees cannot be exchanged. rights_check: as for `merge`. Raises PathReserved, OSError.
     """
     with Branch(source_fd) as source, Branch(target_fd) as target:
 
         def visit() -> list[str]:
+            if target.identity in SPARED:
+                raise PathReserved("the archive reaches into the daemon's own tree", path="/".join(target.names))
             staged = dict(_entries(source.fd))
             deeper = []
             for name, is_directory in _entries(target.fd):
@@ -386,7 +413,7 @@ def _walk(branches: Sequence[Branch], visit: Callable[[], list[str]], leave: Cal
 
 
 def _seize(dir_fd: int, name: str) -> int:
-    """Open a directory and make it the daemon's own alone, so that nobody else adds to it. EBUSY for a mount."""
+    """Open a directory and make it the daemon's own alone, so that nobody else adds to it. EBUSY for what is spared."""
     try:
         fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
     except PermissionError:
@@ -394,9 +421,10 @@ def _seize(dir_fd: int, name: str) -> int:
             raise
         os.chmod(name, 0o700, dir_fd=dir_fd)
         fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-    if os.fstat(fd).st_dev != os.fstat(dir_fd).st_dev:
+    found = os.fstat(fd)
+    if found.st_dev != os.fstat(dir_fd).st_dev or inode(found) in SPARED:
         os.close(fd)
-        raise OSError(errno.EBUSY, "a mount is left alone", name)
+        raise OSError(errno.EBUSY, "a mount, or the daemon's own tree, is left alone", name)
     with suppress(PermissionError):
         os.fchown(fd, os.geteuid(), os.getegid())
         os.fchmod(fd, 0o700)

@@ -73,14 +73,12 @@ def sample(pid: int, act: Callable[[], object]) -> Sample:
 
 
 def in_turn(rounds: int, *acts: Callable[[], Sample]) -> list[list[Sample]]:
-    """The samples of each of ``acts``: A B A B ..., after one round that does not count."""
+    """The samples of each of ``acts``: A B A B ..., after one round that does not count where there are several."""
     found: list[list[Sample]] = [[] for _ in acts]
-    for number in range(rounds + 1):
+    for _ in range(rounds + (rounds > 1)):
         for act, samples in zip(acts, found, strict=True):
-            taken = act()
-            if number:
-                samples.append(taken)
-    return found
+            samples.append(act())
+    return [samples[-rounds:] for samples in found]
 
 
 def median(samples: Sequence[Sample], of: Callable[[Sample], float]) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from tests.bench.sending import Connection, Source, send
 from tests.bench.servers import Agentd, Bare, GiB, Nginx, nginx_path
 
 MiB = 1 << 20
+
+Samples = list[Sample]
+Of = Callable[[Sample], float]
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Bench:
         server.remove()
         return taken
 
-    def seconds(self, samples: list[Sample]) -> str:
+    def seconds(self, samples: Samples) -> str:
         """CPU, user and system, for a GiB."""
         scale = GiB / self.sizes.whole
         found = [median(samples, of) * scale for of in (cpu, lambda s: s.user, lambda s: s.system)]
@@ -135,15 +139,14 @@ def ingest(bench: Bench) -> Iterator[Line]:
     goals = "1.15 with xxh3 on the way, 1.0 without", ""
     names = "a bare receiving loop with xxh3", "the bare loop without a hash"
     for name, goal, theirs in zip(names, goals, others, strict=True):
-        yield Line("1", f"{what} {name}", goal, bench.seconds(ours), bench.seconds(theirs), ratio(ours, theirs, cpu))
+        yield _cpu(bench, "1", f"{what} {name}", goal, [ours, theirs])
 
 
 def stream(bench: Bench) -> Iterator[Line]:
     with bench.bare("stream+xxh3") as server:
-        ours, theirs = in_turn(bench.sizes.rounds, bench.ours, lambda: bench.theirs(server))
-    what = "the same, against aiohttp's body stream with xxh3"
-    yield Line("2", what, "0.75", bench.seconds(ours), bench.seconds(theirs), ratio(ours, theirs, cpu))
-    yield Line("2", "share of user space in ours", "0.2", ratio=share(ours))
+        found = in_turn(bench.sizes.rounds, bench.ours, lambda: bench.theirs(server))
+    yield _cpu(bench, "2", "the same, against aiohttp's body stream with xxh3", "0.75", found)
+    yield Line("2", "share of user space in ours", "0.2", ratio=share(found[0]))
 
 
 def declared(bench: Bench) -> Iterator[Line]:
@@ -160,15 +163,10 @@ def declared(bench: Bench) -> Iterator[Line]:
     acts = (lambda: bench.ours(1, digests), lambda: bench.ours(4, digests), bare)
     one, four, hashed = in_turn(bench.sizes.rounds, *acts)
     what = "parts with a declared SHA-256, against hashlib over the same bytes in memory:"
-    yield Line(
-        "3",
-        f"CPU of {what[:-1]} (the parts' digests and the whole's, which follows)",
-        ours=bench.seconds(one),
-        against=bench.seconds(hashed),
-        ratio=ratio(one, hashed, cpu),
-    )
+    costs = f"CPU of {what[:-1]} (the parts' digests and the whole's, which follows)"
+    yield _cpu(bench, "3", costs, "", [one, hashed])
     for name, samples in (("one connection", one), ("four connections", four)):
-        yield _wall("3", f"time of {what} {name}", "", samples, hashed)
+        yield _wall("3", f"time of {what} {name}", "", [samples, hashed])
 
 
 def against_nginx(bench: Bench) -> Iterator[Line]:
@@ -198,20 +196,20 @@ def against_nginx(bench: Bench) -> Iterator[Line]:
 
         found = in_turn(bench.sizes.rounds, ours, theirs)
     what = f"{whole // MiB} MiB in {size // MiB} MiB parts, 8 at once, create to complete, against nginx taking them as"
-    what += f" {whole // size} files:"
-    yield _wall("4", f"time of {what[:-1]}", "1.1", *found)
-    yield Line("4", "CPU of the same", "", *map(bench.seconds, found), ratio(*found, cpu))
+    what += f" {whole // size} files"
+    yield _wall("4", f"time of {what}", "1.1", found)
+    yield _cpu(bench, "4", "CPU of the same", "", found)
 
 
 def at_once(bench: Bench) -> Iterator[Line]:
-    one, four, sixteen = in_turn(bench.sizes.rounds, *(lambda n=n: bench.ours(n) for n in (1, 4, 16)))
+    one, four, sixteen = in_turn(bench.sizes.rounds, *(partial(bench.ours, count) for count in (1, 4, 16)))
     for name, samples in (("4", four), ("16", sixteen)):
         speed = (_speed(bench, one), _speed(bench, samples))
         faster = ratio(one, samples, wall)
         yield Line("5", f"throughput of {name} parts at once, against one", "", speed[1], speed[0], faster)
 
 
-def _speed(bench: Bench, samples: list[Sample]) -> str:
+def _speed(bench: Bench, samples: Samples) -> str:
     return f"{bench.sizes.whole / MiB / median(samples, wall):.0f} MiB/s"
 
 
@@ -235,10 +233,13 @@ def _sparse(bench: Bench, part_size: int) -> Iterator[Line]:
 
     found = in_turn(bench.sizes.rounds, lambda: some(bench.sizes.sparse), lambda: some(bench.sizes.whole))
     what = f"a part of {part_size / MiB:g} MiB in a sparse {bench.sizes.sparse // GiB} GiB file, against one in "
-    what += f"{bench.sizes.whole // MiB} MiB:"
+    what += f"{bench.sizes.whole // MiB} MiB"
     for name, of in (("CPU", cpu), ("time", wall)):
-        each = [f"{median(samples, of) / count * 1e3:.2f} ms" for samples in found]
-        yield Line("6", f"{name} of {what[:-1]}", "about 1", *each, ratio(*found, of))
+
+        def each(samples: Samples, of: Of = of) -> str:
+            return f"{median(samples, of) / count * 1e3:.2f} ms"
+
+        yield _line("6", f"{name} of {what}", "about 1", found, of, each)
 
 
 def complete(bench: Bench) -> Iterator[Line]:
@@ -268,9 +269,9 @@ def _complete_sizes(bench: Bench, durability: str) -> Iterator[Line]:
         bench.sizes.rounds, of(whole, digest=False), of(small, digest=False), of(whole, digest=True)
     )
     size = f"{whole // MiB} MiB ({durability})"
-    yield _moment("7", f"complete of {size}, no digest, against {small / MiB:g} MiB", "", big, little)
+    yield _moment("7", f"complete of {size}, no digest, against {small / MiB:g} MiB", "", [big, little])
     what = f"complete of {size} with a digest that has followed all but the last part, against none"
-    yield _moment("7", what, "", hashed, big)
+    yield _moment("7", what, "", [hashed, big])
 
 
 def _complete_replacing(bench: Bench, durability: str) -> Iterator[Line]:
@@ -285,7 +286,7 @@ def _complete_replacing(bench: Bench, durability: str) -> Iterator[Line]:
 
     fresh, replacing = in_turn(bench.sizes.rounds, lambda: act(keep=True), lambda: act(keep=False))
     what = f"complete that replaces {size // MiB} MiB ({durability}), against a fresh target"
-    yield _moment("7", what, "1.3", replacing, fresh)
+    yield _moment("7", what, "1.3", [replacing, fresh])
 
 
 def _completed(
@@ -324,8 +325,8 @@ def download(bench: Bench) -> Iterator[Line]:
             lambda: get(nginx.pid, nginx.port, "/download"),
         )
     what = f"download of {bench.sizes.whole // MiB} MiB, against nginx"
-    yield _wall("8", f"time of a {what}", "", *found)
-    yield Line("8", f"CPU of a {what}", "", *map(bench.seconds, found), ratio(*found, cpu))
+    yield _wall("8", f"time of a {what}", "", found)
+    yield _cpu(bench, "8", f"CPU of a {what}", "", found)
 
 
 def peak(bench: Bench) -> Iterator[Line]:
@@ -333,14 +334,21 @@ def peak(bench: Bench) -> Iterator[Line]:
     yield Line("9", "peak resident memory of the daemons of all rows", "", f"{found / MiB:.0f} MiB")
 
 
-def _wall(row: str, what: str, goal: str, ours: list[Sample], theirs: list[Sample]) -> Line:
-    each = [f"{median(samples, wall):.2f} s" for samples in (ours, theirs)]
-    return Line(row, what, goal, *each, ratio(ours, theirs, wall))
+def _line(row: str, what: str, goal: str, pair: list[Samples], of: Of, text: Callable[[Samples], str]) -> Line:
+    ours, theirs = pair
+    return Line(row, what, goal, text(ours), text(theirs), ratio(ours, theirs, of))
 
 
-def _moment(row: str, what: str, goal: str, ours: list[Sample], theirs: list[Sample]) -> Line:
-    each = [f"{median(samples, wall) * 1e3:.1f} ms" for samples in (ours, theirs)]
-    return Line(row, what, goal, *each, ratio(ours, theirs, wall))
+def _cpu(bench: Bench, row: str, what: str, goal: str, pair: list[Samples]) -> Line:
+    return _line(row, what, goal, pair, cpu, bench.seconds)
+
+
+def _wall(row: str, what: str, goal: str, pair: list[Samples]) -> Line:
+    return _line(row, what, goal, pair, wall, lambda samples: f"{median(samples, wall):.2f} s")
+
+
+def _moment(row: str, what: str, goal: str, pair: list[Samples]) -> Line:
+    return _line(row, what, goal, pair, wall, lambda samples: f"{median(samples, wall) * 1e3:.1f} ms")
 
 
 ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {

@@ -72,7 +72,10 @@ class Connection:
         self._socket.sendall(head.encode())
         sent = 0
         while sent < request.length:
-            sent += os.sendfile(self._socket.fileno(), source.fd, request.offset + sent, request.length - sent)
+            moved = os.sendfile(self._socket.fileno(), source.fd, request.offset + sent, request.length - sent)
+            if not moved:
+                raise ValueError(f"the source has no {request.length} bytes at {request.offset}")
+            sent += moved
         self._answer()
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

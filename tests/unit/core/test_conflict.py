@@ -22,9 +22,7 @@ MERGE, REPLACE, ERROR = ConflictMode.MERGE, ConflictMode.REPLACE, ConflictMode.E
         (TREE, ERROR, Existing.NOTHING, Method.CREATE),
     ],
 )
-def test_the_mode_says_how_it_is_published(
-    kind: Kind, mode: ConflictMode, existing: Existing, method: Method
-) -> None:
+def test_the_mode_says_how_it_is_published(kind: Kind, mode: ConflictMode, existing: Existing, method: Method) -> None:
     assert decide(kind, mode, existing, "/t") is method
 
 

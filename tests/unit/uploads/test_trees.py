@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from agentd.errors import PathReserved, PermissionDenied, TargetConflict
+from agentd.errors import Conflict, PathReserved, PermissionDenied, TargetConflict
 from agentd.uploads.trees import merge, remove, sync_tree
 
 
@@ -391,7 +391,7 @@ def test_name_of_the_private_directory_is_no_way_to_have_others_things_deleted(t
     private = ".agentd-merge"
     target.write(**{f"m__{private}__entry": "kept", f"m__{private}__other": "kept"})
     (target.path / "m" / private).chmod(0o700)
-    with pytest.raises(OSError, match="not a directory that the daemon made"):
+    with pytest.raises(Conflict, match="not a directory that the daemon made"):
         merge(staged.fd, target.fd, nothing)
     assert target.read()[f"m/{private}/entry"] == "kept"
 

@@ -211,7 +211,7 @@ class Journal:
         return self.offset + self.used * RECORD.size
 
 
-def write_at(fd: int, data: bytes, position: int) -> None:
+def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
     """All of ``data``; pwrite(2) may take less at once."""
     while data:
         written = os.pwrite(fd, data, position)

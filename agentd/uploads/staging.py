@@ -264,16 +264,15 @@ class Sink:
 
     def __init__(self, fd: int, offset: int, *, sha256: bool) -> None:
         self._fd = fd
-        self._offset = offset
+        self._begin = self._offset = offset
         self._hashes = Hashes(sha256=sha256)
 
     def write(self, piece: memoryview) -> None:
         self._hashes.write(piece)
-        while piece:
-            written = os.pwrite(self._fd, piece, self._offset)
-            self._offset += written
-            piece = piece[written:]
-        hit("part.after_first_write")
+        journal.write_at(self._fd, piece, self._offset)
+        if self._offset == self._begin:
+            hit("part.after_first_write")
+        self._offset += len(piece)
 
     def digests(self) -> Digests:
         return self._hashes.digests()

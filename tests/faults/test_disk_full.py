@@ -112,6 +112,7 @@ def test_a_full_disk_at_the_target_leaves_the_upload_staged_and_nothing_behind(
     ballast.unlink()
     assert client.complete(session, sha256(CONTENT)).status == 200
     assert (other / "target").read_bytes() == CONTENT
+    assert client.daemon.term() == 0  # what is left is freed after the answer
     assert [entry.name for entry in other.iterdir()] == ["target"]
 
 

@@ -22,7 +22,7 @@ Of = Callable[[Sample], float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes; rounds: that count, moments: for what takes milliseconds."""
+    """Bytes; rounds: that count."""
 
     whole: int = GiB
     part: int = 8 * MiB
@@ -30,13 +30,10 @@ class Sizes:
     replaced: int = 512 * MiB
     small: int = MiB
     sparse: int = 100 * GiB
-    rounds: int = 5
-    moments: int = 9
+    rounds: int = 7
 
 
-QUICK = Sizes(
-    whole=16 * MiB, part=MiB, large_part=2 * MiB, replaced=4 * MiB, small=65536, sparse=GiB, rounds=1, moments=1
-)
+QUICK = Sizes(whole=16 * MiB, part=MiB, large_part=2 * MiB, replaced=4 * MiB, small=65536, sparse=GiB, rounds=1)
 
 
 @dataclass(frozen=True)
@@ -269,7 +266,7 @@ def _complete_sizes(bench: Bench, durability: str) -> Iterator[Line]:
         return act
 
     big, little, hashed = in_turn(
-        bench.sizes.moments, of(whole, digest=False), of(small, digest=False), of(whole, digest=True)
+        bench.sizes.rounds, of(whole, digest=False), of(small, digest=False), of(whole, digest=True)
     )
     size = f"{whole // MiB} MiB ({durability})"
     yield _moment("7", f"complete of {size}, no digest, against {small / MiB:g} MiB", "", [big, little])
@@ -287,7 +284,7 @@ def _complete_replacing(bench: Bench, durability: str) -> Iterator[Line]:
         send(daemon.port, bench.source, first, 4)
         return _completed(bench, daemon, session, last, None, keep=keep)
 
-    fresh, replacing = in_turn(bench.sizes.moments, lambda: act(keep=True), lambda: act(keep=False))
+    fresh, replacing = in_turn(bench.sizes.rounds, lambda: act(keep=True), lambda: act(keep=False))
     what = f"complete that replaces {size // MiB} MiB ({durability}), against a fresh target"
     yield _moment("7", what, "1.3", [replacing, fresh])
 

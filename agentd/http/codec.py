@@ -4,6 +4,7 @@ Names that are not UTF-8 travel as Python holds them, with surrogate escapes (PE
 and ``"\\udcff"`` in JSON are the byte 0xff, in both directions.
 """
 
+import functools
 import json
 from typing import Any
 from urllib.parse import parse_qsl
@@ -32,6 +33,11 @@ def _takes_list(kind: msgspec.inspect.Type) -> bool:
     return isinstance(kind, msgspec.inspect.CollectionType)
 
 
+@functools.cache
+def _field_names(struct: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(struct))
+
+
 def decode_params(struct: type[msgspec.Struct], path: dict[str, str], query: str, lists: frozenset[str]) -> Any:
     """A Struct from the path's values and the raw query. Unknown keys of the query are ignored."""
     values: dict[str, str | list[str]] = {}
@@ -39,7 +45,7 @@ def decode_params(struct: type[msgspec.Struct], path: dict[str, str], query: str
         pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} fields") from None
-    wanted = {field.encode_name for field in msgspec.structs.fields(struct)}
+    wanted = _field_names(struct)
     for name, value in pairs:
         if name in lists:
             taken = values.setdefault(name, [])

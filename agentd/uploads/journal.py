@@ -74,6 +74,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     secret: str  # names what no sandbox process may guess
 
     @property
+    def durable(self) -> bool:
+        """Whether what is acknowledged survives the loss of power."""
+        return self.durability == "power"
+
+    @property
     def path(self) -> str:
         return os.fsdecode(self.target)
 

@@ -254,7 +254,7 @@ class Publisher:
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=source)
             unpacked = unpack(files.data, header.size, fd, self._archive, (owner.uid, owner.gid), stop)
-            if header.durability == "power":
+            if header.durable:
                 trees.sync_tree(fd)
             hit("complete.after_unpack")
         except BaseException:
@@ -282,7 +282,7 @@ class Publisher:
                 if os.geteuid() == 0 or user is not None:
                     raise  # a daemon that is not root replaces a foreign file by one of its own
         os.fchmod(fd, mode)
-        if header.durability == "power":
+        if header.durable:
             os.fsync(fd)
 
     def _merge(self, staged: Staged, path: str, durable: bool, *, alone: bool = False) -> None:

@@ -106,7 +106,7 @@ class Upload:
 
     @property
     def durable(self) -> bool:
-        return self.header.durability == "power"
+        return self.header.durable
 
     @property
     def busy(self) -> bool:

@@ -12,19 +12,19 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 import uvloop
 
+from agentd.background import Background
 from agentd.config import Config, ConfigError
-from agentd.dialects.nullspace import NullSpace
+from agentd.dialects.nullspace import nullspace
+from agentd.dialects.nullspace.files import FileRows
+from agentd.dialects.nullspace.uploads import UploadRows
 from agentd.errors import AgentError
 from agentd.failpoints import VARIABLE, arm
-from agentd.files.operations import Files
 from agentd.http import listen
 from agentd.http.about import about
 from agentd.http.access import Access, Brake
@@ -32,135 +32,26 @@ from agentd.http.endpoint import Dialect
 from agentd.http.health import directory_writable
 from agentd.http.server import Limits, Server
 from agentd.linux.features import features
-from agentd.linux.identity import Identity, Users
 from agentd.linux.notify import notify, watchdog_seconds
-from agentd.linux.reserved import inode
+from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import RESERVED, keep_secret, open_reserved, open_workspace
+from agentd.rooms import House, Rooms, open_rooms
 from agentd.telemetry import Metrics, fields
-from agentd.uploads.archive import ArchiveLimits
-from agentd.uploads.publish import Publisher
-from agentd.uploads.registry import Uploads
-from agentd.uploads.staging import Store, StoreLocked, can_sync
-from agentd.uploads.terms import Places, UploadLimits
 
 KEPT_NAME = "token"
-FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 
 _log = logging.getLogger("agentd")
 
 
-class Background:
-    """Work beside the requests, in the daemon's one task group. What fails here ends nothing else."""
-
-    def __init__(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
-        self._jobs: set[asyncio.Task[None]] = set()
-        self._services: list[asyncio.Task[None]] = []
-
-    def spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a job that ends by itself; `finish` waits for it."""
-        task = self._group.create_task(self._logged(job))
-        self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
-        return task
-
-    def supervise(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
-        """Runs a service until `finish`; one that fails is started again after a pause that doubles."""
-        self._services.append(self._group.create_task(self._supervised(name, service)))
-
-    async def finish(self) -> None:
-        """Ends the services and waits for the jobs."""
-        for task in self._services:
-            task.cancel()
-        await asyncio.gather(*self._services, *self._jobs, return_exceptions=True)
-
-    async def _logged(self, job: Coroutine[Any, Any, None]) -> None:
-        try:
-            await job
-        except Exception:  # noqa: BLE001 - whatever it is, the daemon goes on
-            _log.exception("a background job failed")
-
-    async def _supervised(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            started = time.monotonic()
-            try:
-                await service()
-                return
-            except Exception:  # noqa: BLE001 - whatever it is, the service is started again
-                _log.exception("%s failed and is started again", name)
-            if time.monotonic() - started > LAST_PAUSE:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+def nullspace_of(rooms: Rooms, config: Config) -> Dialect:
+    rows = (UploadRows(rooms.uploads), FileRows(rooms.files, rooms.places))
+    return nullspace((row for topic in rows for row in topic.endpoints()), config.sandbox_id)
 
 
-@dataclass(slots=True)
-class House:
-    """What rooms and dialects are built from.
-
-    owner: of what is new when a call names no user. workspace, reserved: directory fds, open for the daemon's life.
-    closing: what is pushed here is closed after the last request, last pushed first. capabilities: more for
-    ``/v1/capabilities``.
-    """
-
-    config: Config
-    root: Root
-    users: Users
-    owner: Identity
-    workspace: int
-    reserved: int
-    metrics: Metrics
-    background: Background
-    closing: AsyncExitStack
-    capabilities: dict[str, object] = field(default_factory=dict)
-
-
-async def open_nullspace(house: House) -> Dialect:
-    """The native API, with the rooms it needs. ConfigError where another daemon serves this root."""
-    config = house.config
-    values = {field: getattr(config.uploads, field) for field in UploadLimits.__struct_fields__}
-    limits = UploadLimits(**values)
-    archive = ArchiveLimits(
-        entries=config.uploads.archive_max_entries,
-        bytes=config.uploads.archive_max_bytes or limits.max_upload_bytes,
-        depth=config.uploads.archive_max_depth,
-    )
-    publisher = Publisher(
-        *(house.root, house.users, house.owner, archive),
-        strict=config.user_access == "kernel",
-        reserved=inode(os.fstat(house.reserved)),
-    )
-    places = Places(config.workspace, config.cwd)
-    try:
-        if limits.durability == "power" and not await in_thread(can_sync, house.reserved):
-            _log.warning("the workspace's file system cannot sync: acknowledged parts survive the daemon's death alone")
-            limits = msgspec.structs.replace(limits, durability="process")
-        durable = limits.durability == "power"
-        store = await in_thread(lambda: Store(house.workspace, os.dup(house.reserved), durable=durable))
-    except StoreLocked as error:
-        raise ConfigError("root", str(error)) from None
-    uploads = Uploads(store, house.root, publisher, places, limits, house.background.spawn)
-    house.closing.push_async_callback(uploads.close)
-    found = await uploads.open()
-    _log.info(
-        "uploads recovered",
-        extra=fields(uploads=len(found.uploads), quarantined=len(found.quarantined), leftovers=found.leftovers),
-    )
-    house.background.supervise("the sweep of uploads", uploads.run)
-    house.capabilities["durability"] = limits.durability
-    gauge = house.metrics.gauge
-    gauge("agentd_uploads_open", "Open uploads", lambda: uploads.active)
-    gauge("agentd_uploads_reserved_bytes", "Declared bytes of the open uploads", lambda: uploads.reserved)
-    gauge("agentd_uploads_quota_bytes", "What may be declared in all", lambda: uploads.quota)
-    gauge("agentd_uploads_quarantined", "Uploads that could not be read", lambda: len(uploads.quarantined))
-    return NullSpace(uploads, Files(house.root, house.users), publisher, places, config.sandbox_id).dialect()
-
-
-# Every dialect there is: what opens its rooms and makes it.
-DIALECTS: tuple[Callable[[House], Awaitable[Dialect]], ...] = (open_nullspace,)
+# Every dialect there is: what makes it of the rooms.
+DIALECTS: tuple[Callable[[Rooms, Config], Dialect], ...] = (nullspace_of,)
 
 
 class Tokens:
@@ -197,11 +88,12 @@ async def serve(config: Config) -> int:
     async with asyncio.TaskGroup() as group, AsyncExitStack() as closing:
         ended = _signals()
         sockets = _bind(config, closing)
-        root, users, owner, workspace, reserved = await in_thread(_ground, config)
+        root, places, workspace, reserved = await in_thread(_ground, config)
         background = Background(group)
-        house = House(config, root, users, owner, workspace, reserved, metrics, background, closing)
+        house = House(config, root, root.users, places, workspace, reserved, metrics, background, closing)
         closing.push_async_callback(background.finish)
-        dialects = [await build(house) for build in DIALECTS]
+        rooms = await open_rooms(house)
+        dialects = [make(rooms, config) for make in DIALECTS]
         found = await in_thread(features, reserved)
         house.capabilities |= {**found, "durability": house.capabilities.get("durability", config.uploads.durability)}
         tokens = None if config.insecure else await in_thread(_tokens, house)
@@ -280,13 +172,13 @@ def _bind(config: Config, closing: AsyncExitStack) -> list[socket.socket]:
     return sockets
 
 
-def _ground(config: Config) -> tuple[Root, Users, Identity, int, int]:
-    """Root, users, default owner, workspace fd and reserved fd. Blocks."""
+def _ground(config: Config) -> tuple[Root, Places, int, int]:
+    """Root, what paths mean in it, workspace fd and reserved fd. Blocks."""
     try:
         root = Root(config.root, f"{config.workspace.rstrip('/')}/{RESERVED}")
     except (AgentError, OSError) as error:
         raise ConfigError("root", f"{config.root}: {_reason(error)}") from None
-    users = Users(root)
+    users = root.users
     try:
         owner = users.find(config.default_user) if config.default_user else users.of(os.geteuid())
     except AgentError as error:
@@ -298,7 +190,8 @@ def _ground(config: Config) -> tuple[Root, Users, Identity, int, int]:
         what = f"{config.workspace} cannot be used: {_reason(error)}; name another sandbox directory with --root DIR"
         raise ConfigError("root", what) from None
     root.reserve(reserved)
-    return root, users, owner, workspace, reserved
+    strict = config.user_access == "kernel"
+    return root, Places(users, owner, workspace=config.workspace, cwd=config.cwd, strict=strict), workspace, reserved
 
 
 def _reason(error: AgentError | OSError) -> str:

@@ -4,16 +4,18 @@
 with ``--check`` it changes nothing, prints what differs and ends with 1.
 """
 
+import dataclasses
 import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from agentd import config, daemon, errors
-from agentd.dialects.nullspace import NullSpace
 from agentd.http.about import about
 from agentd.http.endpoint import Dialect
+from agentd.rooms import Rooms
 from agentd.telemetry import Metrics
 
 README = Path(__file__).parent.parent / "README.md"
@@ -42,8 +44,8 @@ def errors_table() -> str:
 
 def dialects() -> list[Dialect]:
     """Every API with its rows, which are the same with or without rooms behind them."""
-    found = [object.__new__(NullSpace).dialect()]
-    assert [f"open_{dialect.name}" for dialect in found] == [build.__name__ for build in daemon.DIALECTS]
+    nobody: Any = dict.fromkeys(field.name for field in dataclasses.fields(Rooms))
+    found = [make(Rooms(**nobody), config.Config()) for make in daemon.DIALECTS]
     return [*found, about(found, Metrics(), {})]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from agentd.errors import InvalidRequest, IsADirectory
 from agentd.files import generated
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.identity import Identity, Users
+from agentd.linux.identity import Users
+from agentd.linux.places import Place
 from agentd.linux.root import Root
 
 
@@ -43,30 +44,30 @@ class Content(Descriptor):
 
 
 class Files:
-    """The sandbox's files. Paths are absolute sandbox paths; ``rights`` bound what the daemon's own would allow."""
+    """The sandbox's entries, one at a time."""
 
     def __init__(self, root: Root, users: Users) -> None:
         self._root = root
         self._users = users
 
-    def info(self, path: str, rights: tuple[Identity, ...] = ()) -> Entry:
+    def info(self, place: Place) -> Entry:
         """Describes the entry, a symbolic link itself and not what it leads to."""
-        with self._root.open(path, os.O_PATH | os.O_NOFOLLOW, rights=rights) as opened:
+        with self._root.open(place.path, os.O_PATH | os.O_NOFOLLOW, rights=place.rights) as opened:
             target = os.readlink("", dir_fd=opened.fd) if stat.S_ISLNK(opened.stat.st_mode) else None
             return self._entry(opened.path, opened.stat, target)
 
-    def open(self, path: str, rights: tuple[Identity, ...] = ()) -> Content:
+    def open(self, place: Place) -> Content:
         """A regular file, opened for reading. What is no file has no content, and is not opened: that would act on it.
 
         Where the kernel makes the content on reading, it is what could be read at this moment.
         """
-        with self._root.open(path, os.O_PATH, rights=rights) as seen:
-            _check_regular(seen.stat, path)
-        with self._root.open(path, os.O_RDONLY, rights=rights) as opened:
-            _check_regular(opened.stat, path)
-            generated.refuse_own(self._root, opened, path)
+        with self._root.open(place.path, os.O_PATH, rights=place.rights) as seen:
+            _check_regular(seen.stat, place.path)
+        with self._root.open(place.path, os.O_RDONLY, rights=place.rights) as opened:
+            _check_regular(opened.stat, place.path)
+            generated.refuse_own(self._root, opened, place.path)
             name = opened.path.rpartition("/")[2]
-            return Content((generated.copied(opened, path) or opened).detach(), name)
+            return Content((generated.copied(opened, place.path) or opened).detach(), name)
 
     def _entry(self, path: str, found: os.stat_result, target: str | None) -> Entry:
         return Entry(
@@ -85,6 +86,7 @@ class Files:
 _TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; the clock that gives files their times
 _SECOND = 10**9
+_TICKS = 3  # one is enough on a machine that is not busy
 
 
 def _check_regular(found: os.stat_result, path: str) -> None:
@@ -102,7 +104,9 @@ def _settled(fd: int) -> tuple[os.stat_result, str]:
     other.
     """
     found = os.fstat(fd)
-    if _is_young(found):
+    for _ in range(_TICKS):
+        if not _is_young(found):
+            break
         threading.Event().wait(time.clock_getres(_CLOCK_REALTIME_COARSE))
         found = os.fstat(fd)
     stamps = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

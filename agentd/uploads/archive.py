@@ -27,8 +27,8 @@ from agentd.errors import (
     SizeLimitExceeded,
     UploadError,
 )
-from agentd.uploads.branch import DIRECTORY, Branch
-from agentd.uploads.copying import Stopped, copy_range
+from agentd.linux.branch import DIRECTORY, Branch
+from agentd.linux.copying import Stopped, copy_range
 from agentd.uploads.members import Member, read_members
 
 _NAME_LIMIT, _PATH_LIMIT = 255, 4096  # bytes: NAME_MAX, PATH_MAX of <limits.h>

@@ -12,9 +12,9 @@ from agentd.core.conflict import Kind
 from agentd.core.states import UploadState
 from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
 from agentd.failpoints import hit
+from agentd.linux.copying import Stopped
 from agentd.linux.threads import LONG, Pool, in_thread
 from agentd.uploads import digest
-from agentd.uploads.copying import Stopped
 from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
 from agentd.uploads.publish import Publisher, Staged
 from agentd.uploads.staging import Files, Store

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import xxhash
 
 from agentd.core.parts import Span
-from agentd.uploads.copying import Stopped
+from agentd.linux.copying import Stopped
 
 PIECE = 1 << 20
 

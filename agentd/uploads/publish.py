@@ -12,7 +12,6 @@ put nothing in its place for the daemon to publish or to delete. All methods her
 import errno
 import logging
 import os
-import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
@@ -20,22 +19,22 @@ from dataclasses import dataclass
 from agentd.core.conflict import Existing, Kind, Method, decide
 from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
 from agentd.failpoints import hit
+from agentd.linux import trees
+from agentd.linux.copying import allocate, copy_file
 from agentd.linux.features import can_exchange
-from agentd.linux.identity import Identity, Users
+from agentd.linux.identity import Identity
 from agentd.linux.oserrors import PUBLISH, os_errors
+from agentd.linux.places import Place, Places
 from agentd.linux.reserved import Inode, inode
 from agentd.linux.root import Location, Opened, Root
-from agentd.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
-from agentd.uploads import trees
+from agentd.linux.settling import rename_new, settle
+from agentd.linux.syscalls import RENAME_EXCHANGE, renameat2
 from agentd.uploads.archive import ArchiveLimits, unpack
-from agentd.uploads.copying import allocate, copy_file
 from agentd.uploads.journal import Header, Intent
 from agentd.uploads.staging import DATA, TREE, Files
 
 _log = logging.getLogger("agentd.uploads")
 
-NEW_FILE_MODE = 0o644
-NEW_DIRECTORY_MODE = 0o755
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -66,32 +65,20 @@ class Staged:
 
 
 class Publisher:
-    """owner: of what is new where no user is named. strict: the file system decides as the named user. reserved: the
-    daemon's own tree, which nothing is published into."""
+    """reserved: the daemon's own tree, which nothing is published into."""
 
-    def __init__(
-        self, root: Root, users: Users, owner: Identity, archive: ArchiveLimits, *, strict: bool, reserved: Inode
-    ) -> None:
+    def __init__(self, root: Root, places: Places, archive: ArchiveLimits, *, reserved: Inode) -> None:
         self._root = root
-        self._users = users
-        self._owner = owner
+        self._places = places
         self._archive = archive
-        self._strict = strict
         self._reserved = reserved
-
-    def user(self, name: str | None) -> Identity | None:
-        return None if name is None else self._users.find(name)
-
-    def rights(self, user: Identity | None) -> tuple[Identity, ...]:
-        """Whose rights bound what is done for ``user``, beside the daemon's own."""
-        return (user,) if self._strict and user is not None else ()
 
     def stage(self, header: Header, files: Files, beside: bool, stop: Callable[[], bool]) -> Staged:
         """Brings the upload's content into its final form. ``beside``: next to the target, as the staging area's own
         place has turned out to be on another file system."""
-        user = self.user(header.user)
+        asked = self._places.find(header.path, header.user)
         with ExitStack() as keep, os_errors("publish", header.path, PUBLISH):
-            first = keep.enter_context(self._locate(header, user))
+            first = keep.enter_context(self._locate(header, asked))
             beside = beside or os.fstat(first.dir_fd).st_dev != os.fstat(files.directory).st_dev
             if beside:
                 source = keep.enter_context(_private(first.dir_fd, header, make=True))
@@ -102,13 +89,13 @@ class Publisher:
             if header.kind is Kind.FILE:
                 made, count = self._stage_file(header, files, source, name, beside, stop), 1
             else:
-                made, count = self._stage_tree(header, files, source, name, user, stop)
+                made, count = self._stage_tree(header, files, source, name, asked.owner, stop)
             keep.callback(os.close, made)
             try:
-                place = keep.enter_context(self._locate(header, user))
+                place = keep.enter_context(self._locate(header, asked))
                 method = self._decide(header, place)
                 if method is not Method.MERGE:
-                    self._finish(made, place.stat, user, header)
+                    settle(made, place.stat, asked, durable=header.durable)
                 self._hold(place, method, keep)
                 hit("complete.after_chown")
                 found = os.fstat(made)
@@ -200,9 +187,9 @@ class Publisher:
 
     # -- inside
 
-    def _locate(self, header: Header, user: Identity | None) -> Location:
+    def _locate(self, header: Header, asked: Place) -> Location:
         try:
-            place = self._root.locate(header.path, make_parents=user or self._owner, rights=self.rights(user))
+            place = self._root.locate(header.path, make_parents=asked.owner, rights=asked.rights)
         except NotADirectory as error:
             raise TargetConflict(error.detail, path=header.path) from error
         try:
@@ -245,9 +232,8 @@ class Publisher:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
 
     def _stage_tree(
-        self, header: Header, files: Files, source: int, name: str, user: Identity | None, stop: Callable[[], bool]
+        self, header: Header, files: Files, source: int, name: str, owner: Identity, stop: Callable[[], bool]
     ) -> tuple[int, int]:
-        owner = user or self._owner
         trees.remove(source, name)
         os.mkdir(name, 0o700, dir_fd=source)
         fd = -1
@@ -263,27 +249,6 @@ class Publisher:
             trees.remove(source, name)
             raise
         return fd, unpacked.files
-
-    def _finish(self, fd: int, replaced: os.stat_result | None, user: Identity | None, header: Header) -> None:
-        """Owner and mode: what is replaced hands on both, but a named user becomes the owner. As a write would, this
-        drops the set-id bits."""
-        if replaced is None:
-            owner = user or self._owner
-            uid, gid = owner.uid, owner.gid
-            mode = NEW_FILE_MODE if header.kind is Kind.FILE else NEW_DIRECTORY_MODE
-        else:
-            uid, gid = (user.uid, user.gid) if user is not None else (replaced.st_uid, replaced.st_gid)
-            mode = stat.S_IMODE(replaced.st_mode) & 0o1777
-        found = os.fstat(fd)
-        if (found.st_uid, found.st_gid) != (uid, gid):
-            try:
-                os.fchown(fd, uid, gid)
-            except PermissionError:
-                if os.geteuid() == 0 or user is not None:
-                    raise  # a daemon that is not root replaces a foreign file by one of its own
-        os.fchmod(fd, mode)
-        if header.durable:
-            os.fsync(fd)
 
     def _merge(self, staged: Staged, path: str, durable: bool, *, alone: bool = False) -> None:
         """Entry by entry. ``alone``: what the target has besides goes first; so much for atomicity."""
@@ -319,27 +284,9 @@ def _rename(staged: Staged) -> None:
         case Method.EXCHANGE:
             renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_EXCHANGE)
         case Method.CREATE:
-            try:
-                renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_NOREPLACE)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                    raise
-                _create_without_flag(staged)
+            rename_new(staged.source, staged.name, place.dir_fd, place.name)
         case _:
             os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
-
-
-def _create_without_flag(staged: Staged) -> None:
-    """For file systems whose rename knows no RENAME_NOREPLACE: link(2) and mkdir(2) do not replace either."""
-    place = staged.location
-    try:
-        os.link(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd, follow_symlinks=False)
-    except PermissionError:  # a directory
-        os.mkdir(place.name, 0o700, dir_fd=place.dir_fd)
-        os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
-    else:
-        with suppress(OSError):  # it goes with the rest of the upload
-            os.unlink(staged.name, dir_fd=staged.source)
 
 
 def _holds_reserved(path: str) -> PathReserved:

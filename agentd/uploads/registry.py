@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 from agentd.core.conflict import Existing, decide
-from agentd.core.paths import absolute
 from agentd.core.states import UploadState
 from agentd.errors import (
     AgentError,
@@ -37,6 +36,7 @@ from agentd.errors import (
 )
 from agentd.failpoints import hit
 from agentd.linux.oserrors import translate
+from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import LONG, in_thread
 from agentd.uploads import journal, recovery
@@ -44,7 +44,7 @@ from agentd.uploads.completion import Completion, check_complete, check_whole
 from agentd.uploads.intake import Intake
 from agentd.uploads.publish import Publisher
 from agentd.uploads.staging import Store
-from agentd.uploads.terms import NewUpload, Places, UploadLimits, header_of
+from agentd.uploads.terms import NewUpload, UploadLimits, header_of
 from agentd.uploads.upload import Body, Upload, start_job
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -321,12 +321,11 @@ class Uploads:
 
     def _check_target(self, new: NewUpload) -> str:
         """The absolute target. Refuses now what could only be refused later: who, where, and mode ``error``. Blocks."""
-        user = self._publisher.user(new.user)
-        home = None if user is None else user.home
-        path = absolute(new.target_path, cwd=self._places.cwd, home=home, workspace=self._places.workspace)
+        asked = self._places.find(new.target_path, new.user)
+        path = asked.path
         steps_up = ".." in path.split("/")
         try:
-            with self._root.locate(path, rights=self._publisher.rights(user)) as place:
+            with self._root.locate(path, rights=asked.rights) as place:
                 mode = None if place.stat is None else place.stat.st_mode
                 decide(new.kind, new.conflict, Existing.of(mode), path)
                 return place.path if steps_up else path

@@ -28,6 +28,8 @@ import xxhash
 from agentd.core.parts import Digests, Span
 from agentd.errors import InsufficientStagingSpace
 from agentd.failpoints import hit
+from agentd.linux import trees
+from agentd.linux.copying import allocate
 from agentd.linux.reserved import inode
 from agentd.linux.syscalls import (
     FALLOC_FL_KEEP_SIZE,
@@ -35,8 +37,7 @@ from agentd.linux.syscalls import (
     fallocate,
 )
 from agentd.linux.workspace import put_back
-from agentd.uploads import journal, trees
-from agentd.uploads.copying import allocate
+from agentd.uploads import journal
 
 _log = logging.getLogger("agentd.uploads")
 

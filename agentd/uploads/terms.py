@@ -4,7 +4,6 @@ import hashlib
 import os
 import secrets
 import time
-from dataclasses import dataclass
 
 import msgspec
 
@@ -44,14 +43,6 @@ class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
     def fingerprint(self) -> bytes:
         """The same for the same request alone."""
         return hashlib.sha256(repr(msgspec.structs.astuple(self)).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What relative paths mean in this sandbox: absolute sandbox paths."""
-
-    workspace: str
-    cwd: str | None
 
 
 def header_of(new: NewUpload, target: str, limits: UploadLimits, quota: int, key: bytes | None) -> Header:

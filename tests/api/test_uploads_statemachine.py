@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from agentd.core.conflict import ConflictMode, Kind
 from agentd.errors import AgentError, ClientGone, UploadError
+from agentd.linux.places import Places
 from agentd.linux.reserved import inode
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
@@ -36,7 +37,7 @@ from agentd.uploads.archive import ArchiveLimits
 from agentd.uploads.publish import Publisher
 from agentd.uploads.registry import Uploads
 from agentd.uploads.staging import Store
-from agentd.uploads.terms import NewUpload, Places, UploadLimits
+from agentd.uploads.terms import NewUpload, UploadLimits
 from tests.api.uploads_model import OK, PART, Model, Session, right, wrong
 from tests.conftest import Answer, Daemon
 from tests.uploading import Client, reason, sha256
@@ -87,14 +88,10 @@ class Engine:
         reserved = open_reserved(self._workspace)
         self._tree.reserve(reserved)
         archive = ArchiveLimits(entries=10, bytes=10, depth=10)
-        publisher = Publisher(
-            *(self._tree, self._tree.users, self._owner, archive),
-            strict=False,
-            reserved=inode(os.fstat(reserved)),
-        )
+        places = Places(self._tree.users, self._owner, workspace="/workspace", cwd=None, strict=False)
+        publisher = Publisher(self._tree, places, archive, reserved=inode(os.fstat(reserved)))
         self._store = Store(self._workspace, reserved, durable=False)
         limits = UploadLimits(part_size=PART, min_free_bytes=0, quota_bytes=1 << 20)
-        places = Places("/workspace", None)
         self.uploads = Uploads(self._store, self._tree, publisher, places, limits, self._spawn)
         self.run(self.uploads.open())
 

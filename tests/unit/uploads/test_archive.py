@@ -18,8 +18,8 @@ from agentd.errors import (
     InsufficientStagingSpace,
     SizeLimitExceeded,
 )
+from agentd.linux.copying import Stopped
 from agentd.uploads.archive import ArchiveLimits, Unpacked, unpack
-from agentd.uploads.copying import Stopped
 from tests.archives import END, LIMITS, Place, checked, entry, folder, header, link, pax, record, tar
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from agentd.uploads.copying import Stopped, copy_file, copy_range
+from agentd.linux.copying import Stopped, copy_file, copy_range
 
 CONTENT = random.Random(7).randbytes(300_000)
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 
 from agentd.errors import Conflict, PathReserved, TargetConflict
 from agentd.failpoints import hit
+from agentd.linux.branch import DIRECTORY, Branch
+from agentd.linux.copying import copy_file
 from agentd.linux.reserved import Inode, inode
-from agentd.uploads.branch import DIRECTORY, Branch
-from agentd.uploads.copying import copy_file
 
 # Nothing here deletes these directories or what is in them, wherever they turn up: whoever owns the workspace may move
 # the daemon's own tree into another at any moment. A store's tree is here as long as the store is open.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import Conflict, PathReserved
+from agentd.linux import trees
 from agentd.linux.reserved import inode
-from agentd.uploads import trees
 
 NOBODY = 65534
 

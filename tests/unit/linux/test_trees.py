@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from agentd.errors import Conflict, PathReserved, PermissionDenied, TargetConflict
-from agentd.uploads.trees import merge, remove, sync_tree
+from agentd.linux.trees import merge, remove, sync_tree
 
 
 class Crash(Exception):
@@ -120,7 +120,7 @@ NOBODY = 65534
 def as_nobody(code, *fds):
     """Run code, which finds the descriptors in `fds`, as a user without rights; returns what went wrong."""
     become = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); fds = [int(word) for word in sys.argv[1:]]"
-    script = f"import os, sys; from agentd.uploads.trees import *; {become}; {code}"
+    script = f"import os, sys; from agentd.linux.trees import *; {become}; {code}"
     command = [sys.executable, "-c", script, *map(str, fds)]
     return subprocess.run(command, pass_fds=fds, capture_output=True).stderr
 

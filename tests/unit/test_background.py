@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from agentd import daemon
-from agentd.daemon import Background
+from agentd import background
+from agentd.background import Background
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
 
 
 async def test_a_service_that_fails_is_started_again_until_it_ends() -> None:

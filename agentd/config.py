@@ -71,6 +71,68 @@ class Uploads(msgspec.Struct, frozen=True):
     archive_max_depth: Annotated[int, Meta(ge=1, description="directories above one another in an archive")] = 64
 
 
+class Processes(msgspec.Struct, frozen=True):
+    max_running: Annotated[int, Meta(ge=1, description="processes that run at once")] = 256
+    keep_finished: Annotated[int, Meta(ge=0, description="ended processes that can still be asked for")] = 256
+    retention: Annotated[float, Meta(ge=0, description="how long an ended process can be asked for")] = 3600
+    output_bytes: Annotated[
+        int, Meta(ge=65536, description="output kept of a process: its beginning and the newest", extra=_SIZE)
+    ] = 64 << 20
+    answer_bytes: Annotated[
+        int, Meta(ge=4096, description="output of each stream in one JSON answer; streams give more", extra=_SIZE)
+    ] = 4 << 20
+    argument_bytes: Annotated[int, Meta(ge=1024, description="arguments and variables", extra=_SIZE)] = 1 << 20
+    grace: Annotated[float, Meta(ge=0, description="from SIGTERM to SIGKILL")] = 5
+    shell: Annotated[str, Meta(pattern="^/", description="the shell of commands that are for one")] = "/bin/sh"
+    path: Annotated[str, Meta(description="PATH of what is run")] = (
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    )
+    lang: Annotated[str, Meta(description="LANG of what is run")] = "C.UTF-8"
+    environment_file: Annotated[
+        str | None, Meta(description="file of further variables for what is run, NAME=VALUE a line")
+    ] = None
+    nice: Annotated[
+        Annotated[int, Meta(ge=-20, le=19)] | None, Meta(description="niceness; unset: the daemon's own")
+    ] = None
+    oom_score_adj: Annotated[
+        Annotated[int, Meta(ge=-1000, le=1000)] | None,
+        Meta(description="what the kernel kills first; unset: the daemon's own"),
+    ] = 500
+    cpu_seconds: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="CPU time each process may use; unset: any")
+    ] = None
+    memory_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="address space each process may have; unset: any", extra=_SIZE),
+    ] = None
+    user_processes: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="processes a user may have; unset: any")
+    ] = None
+    open_files: Annotated[
+        Annotated[int, Meta(ge=3)] | None,
+        Meta(description="files each process may open; unset: the soft limit that the daemon got"),
+    ] = None
+
+
+class Terminals(msgspec.Struct, frozen=True):
+    max_open: Annotated[int, Meta(ge=1, description="terminals that are open at once")] = 64
+    keep_ended: Annotated[int, Meta(ge=0, description="ended terminals that can still be connected to")] = 64
+    scrollback_bytes: Annotated[
+        int, Meta(ge=4096, description="output kept of a terminal, the newest, in memory", extra=_SIZE)
+    ] = 1 << 20
+
+
+class Sessions(msgspec.Struct, frozen=True):
+    max_open: Annotated[int, Meta(ge=1, description="shell sessions that are open at once")] = 64
+    keep_ended: Annotated[int, Meta(ge=0, description="ended sessions that are remembered")] = 64
+    keep_commands: Annotated[int, Meta(ge=1, description="commands of a session that are remembered")] = 256
+    max_waiting: Annotated[int, Meta(ge=1, description="commands of a session that wait for their turn")] = 16
+    command_bytes: Annotated[int, Meta(ge=1024, description="a command of a session", extra=_SIZE)] = 2 << 20
+    idle_timeout: Annotated[
+        float, Meta(gt=0, description="after which a session is ended in which nothing is done and nothing runs")
+    ] = 3600
+
+
 class Config(msgspec.Struct, frozen=True):
     root: Annotated[str, Meta(min_length=1, description="the directory that is the sandbox's /")] = "/"
     listen: Annotated[
@@ -80,6 +142,17 @@ class Config(msgspec.Struct, frozen=True):
         str | None, Meta(description="file of tokens, one a line, read again on SIGHUP; unset: one is made and kept")
     ] = None
     insecure: Annotated[bool, Meta(description="ask for no token; only on loopback or a unix socket")] = False
+    public_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^/?#]+[^?#]*(?![\s\S])")] | None,
+        Meta(description="where clients reach the daemon, for URLs that it gives out; unset: as the request says"),
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="networks (CIDR), or unix, whose Forwarded and X-Forwarded headers count; repeatable"),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], Meta(description="origins of web pages that may use the daemon, or *; repeatable")
+    ] = ()
     sandbox_id: Annotated[str | None, Meta(description="the sandbox's name; unset: any name is answered to")] = None
     default_user: Annotated[
         str | None, Meta(description="who owns what is created when a call names no user; unset: the daemon's own")
@@ -95,8 +168,12 @@ class Config(msgspec.Struct, frozen=True):
         float, Meta(ge=0, description="how long requests are still taken after readiness has turned")
     ] = 1
     drain_timeout: Annotated[float, Meta(ge=0, description="how long running requests may take to end")] = 30
+    keep_processes: Annotated[bool, Meta(description="leave processes running when the daemon ends")] = False
     limits: Limits = Limits()
     uploads: Uploads = Uploads()
+    processes: Processes = Processes()
+    terminals: Terminals = Terminals()
+    sessions: Sessions = Sessions()
 
 
 class ConfigError(Exception):
@@ -128,6 +205,10 @@ class Setting:
     @property
     def is_switch(self) -> bool:
         return self.default in ("true", "false")
+
+    @property
+    def is_list(self) -> bool:
+        return self.default.startswith("[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +258,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
         if setting.is_switch:
             shape["action"] = argparse.BooleanOptionalAction
-        elif setting.key == "listen":
-            shape |= {"action": "append", "metavar": "ADDRESS"}
+        elif setting.is_list:
+            shape |= {"action": "append", "metavar": "ADDRESS" if setting.key == "listen" else "VALUE"}
         else:
             shape["metavar"] = setting.key.rpartition(".")[2].upper()
         parser.add_argument(setting.flag, **shape)
@@ -199,7 +280,16 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
         if key not in settings:
             raise ConfigError(key, f"there is no such key ({origin})")
     values: dict[str, Any] = {key: _converted(settings[key], *found) for key, found in given.items()}
-    config = Config(limits=_section(Limits, "limits.", values), uploads=_section(Uploads, "uploads.", values), **values)
+    sections: dict[str, type[msgspec.Struct]]
+    sections = {
+        "limits": Limits,
+        "uploads": Uploads,
+        "processes": Processes,
+        "terminals": Terminals,
+        "sessions": Sessions,
+    }
+    made: dict[str, Any] = {name: _section(kind, f"{name}.", values) for name, kind in sections.items()}
+    config = Config(**made, **values)
     return Loaded(config, {key: given[key][1] if key in given else "default" for key in settings})
 
 
@@ -223,7 +313,7 @@ def _read(file: str) -> Iterator[tuple[str, object]]:
 
 
 def _converted(setting: Setting, value: object, origin: str) -> object:
-    if setting.key == "listen" and isinstance(value, str):
+    if setting.is_list and isinstance(value, str):
         value = value.replace(",", " ").split()
     if setting.is_size and isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         value = int(match[1]) * UNITS[(match[2] or "").upper()]

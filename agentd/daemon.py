@@ -21,8 +21,22 @@ import uvloop
 from agentd.background import Background
 from agentd.config import Config, ConfigError
 from agentd.dialects.nullspace import nullspace
+from agentd.dialects.nullspace.code import CodeRows
+from agentd.dialects.nullspace.entries import EntryRows
+from agentd.dialects.nullspace.exec_socket import ExecChannel
 from agentd.dialects.nullspace.files import FileRows
+from agentd.dialects.nullspace.git import GitRows
+from agentd.dialects.nullspace.listing import ListingRows
+from agentd.dialects.nullspace.metrics import MetricsRows
+from agentd.dialects.nullspace.processes import ProcessRows
+from agentd.dialects.nullspace.search import SearchRows
+from agentd.dialects.nullspace.sessions import SessionRows
+from agentd.dialects.nullspace.sockets import SocketRows
+from agentd.dialects.nullspace.terminals import TerminalRows
+from agentd.dialects.nullspace.transfers import TransferRows
+from agentd.dialects.nullspace.trees import TreeRows
 from agentd.dialects.nullspace.uploads import UploadRows
+from agentd.dialects.nullspace.watching import WatchRows
 from agentd.errors import AgentError
 from agentd.failpoints import VARIABLE, arm
 from agentd.http import listen
@@ -30,6 +44,7 @@ from agentd.http.about import about
 from agentd.http.access import Access, Brake
 from agentd.http.endpoint import Dialect
 from agentd.http.health import directory_writable
+from agentd.http.origin import Origins
 from agentd.http.server import Limits, Server
 from agentd.linux.features import features
 from agentd.linux.notify import notify, watchdog_seconds
@@ -46,7 +61,25 @@ _log = logging.getLogger("agentd")
 
 
 def nullspace_of(rooms: Rooms, config: Config) -> Dialect:
-    rows = (UploadRows(rooms.uploads), FileRows(rooms.files, rooms.places))
+    terminals = TerminalRows(rooms.terminals)
+    watching = WatchRows(rooms.watches, rooms.places)
+    rows = (
+        UploadRows(rooms.uploads),
+        FileRows(rooms.files, rooms.writing, rooms.places),
+        EntryRows(rooms.changes, rooms.moving, rooms.editing, rooms.places),
+        TransferRows(rooms.writing, rooms.places),
+        ListingRows(rooms.listing, rooms.places),
+        SearchRows(rooms.search, rooms.places),
+        TreeRows(rooms.archives, rooms.measuring, rooms.files, rooms.places),
+        ProcessRows(rooms.processes),
+        CodeRows(rooms.contexts),
+        GitRows(rooms.git),
+        MetricsRows(rooms.meter),
+        SessionRows(rooms.sessions),
+        terminals,
+        watching,
+        SocketRows({"": watching.converse, "exec": ExecChannel(rooms.processes).converse, "pty": terminals.converse}),
+    )
     return nullspace((row for topic in rows for row in topic.endpoints()), config.sandbox_id)
 
 
@@ -84,13 +117,13 @@ async def serve(config: Config) -> int:
     """See the module. Returns 0 after a drain in time, and also where requests had to be cancelled."""
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     metrics = Metrics()
-    _raise_open_files()
+    open_files = _raise_open_files()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as closing:
         ended = _signals()
         sockets = _bind(config, closing)
         root, places, workspace, reserved = await in_thread(_ground, config)
         background = Background(group)
-        house = House(config, root, root.users, places, workspace, reserved, metrics, background, closing)
+        house = House(config, root, root.users, places, workspace, reserved, metrics, background, closing, open_files)
         closing.push_async_callback(background.finish)
         rooms = await open_rooms(house)
         dialects = [make(rooms, config) for make in DIALECTS]
@@ -108,6 +141,7 @@ async def serve(config: Config) -> int:
             writable=lambda: directory_writable(workspace),
             metrics=metrics,
             limits=_server_limits(config),
+            origins=_origins(config),
             receivers=config.uploads.parts_at_once,
         )
         addresses = [listen.url(one) for one in sockets]
@@ -118,6 +152,7 @@ async def serve(config: Config) -> int:
         await ended.wait()
         _log.info("draining", extra=fields(seconds=config.drain_timeout))
         notify("STOPPING=1", manager)
+        rooms.processes.hang_up()
         in_time = await server.drain(config.drain_notice, config.drain_timeout)
         _log.info("drained", extra=fields(in_time=in_time))
     return 0
@@ -207,16 +242,24 @@ def _tokens(house: House) -> Tokens:
     return Tokens(KEPT_NAME, house.reserved)
 
 
+def _origins(config: Config) -> Origins:
+    try:
+        return Origins(config.public_url, config.trusted_proxies, config.cors_origins)
+    except ValueError as error:
+        raise ConfigError("trusted_proxies", str(error)) from None
+
+
 def _server_limits(config: Config) -> Limits:
     values = msgspec.structs.asdict(config.limits)
     del values["unauthenticated_per_second"]
     return Limits(**values)
 
 
-def _raise_open_files() -> None:
-    """As many fds as allowed: each connection is one, and there are files beside them."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _raise_open_files() -> int:
+    """As many fds as allowed: each connection is one, and there are files beside them. Returns the limit before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
 
 
 def _watch(background: Background, manager: str | None) -> None:

@@ -3,12 +3,17 @@
 AgentError
 ├── InvalidRequest          what was sent cannot be understood
 │   ├── InvalidPath         a path no file system takes
+│   ├── UpgradeRequired     the path speaks WebSocket, the request does not
 │   └── UnknownUser         no such user in the sandbox
 ├── Unauthorized            no token, or a wrong one
 ├── PermissionDenied        the file system, or one who lends a link on the way, may not
 │   └── PathReserved        the daemon's own tree
 ├── NotFound                nothing is there
 │   ├── MachineNotFound, SandboxNotFound    this daemon is not the one that is meant
+│   ├── ProcessNotFound     no such process, or forgotten since
+│   ├── SessionNotFound, CommandNotFound    no such shell session, or command in it
+│   ├── TerminalNotFound    no such terminal, or forgotten since
+│   ├── ContextNotFound     no such code context
 │   └── UploadNotFound      no such upload, or forgotten since
 ├── MethodNotAllowed        the path exists, the method does not
 ├── NotADirectory, IsADirectory, TooManyLinks
@@ -23,6 +28,12 @@ AgentError
 │   └── CapacityExceeded    no room for one more; something has to end first
 ├── RequestTimeout          the body stalled
 ├── ReadOnlyFileSystem, NoSpace, StorageFailed    what the disk says
+├── ExecFailed              a program that cannot be started
+│   └── ProgramNotFound     because it is not there
+├── ExecTimeout             a program that had to be ended, because its time was up
+├── GitFailed               git said no; its own words are in the detail
+├── NotSupported            this sandbox lacks the program for it, or this daemon does not offer it
+├── SessionEnded            the shell of a session has ended
 ├── Unavailable             not now: starting, draining
 ├── Internal                our fault; the log has the rest under the same instance id
 ├── ClientGone              nobody is left to answer
@@ -66,6 +77,10 @@ class InvalidPath(InvalidRequest):
     code, title = "invalid_path", "Invalid path"
 
 
+class UpgradeRequired(InvalidRequest):
+    code, status, title = "upgrade_required", 426, "Upgrade required"
+
+
 class UnknownUser(InvalidRequest):
     code, title = "unknown_user", "Unknown user"
 
@@ -96,6 +111,26 @@ class SandboxNotFound(NotFound):
 
 class UploadNotFound(NotFound):
     code, title = "upload_not_found", "No such upload"
+
+
+class ProcessNotFound(NotFound):
+    code, title = "process_not_found", "No such process"
+
+
+class SessionNotFound(NotFound):
+    code, title = "session_not_found", "No such session"
+
+
+class CommandNotFound(NotFound):
+    code, title = "command_not_found", "No such command in the session"
+
+
+class TerminalNotFound(NotFound):
+    code, title = "terminal_not_found", "No such terminal"
+
+
+class ContextNotFound(NotFound):
+    code, title = "context_not_found", "No such code context"
 
 
 class MethodNotAllowed(AgentError):
@@ -166,6 +201,36 @@ class NoSpace(AgentError):
 
 class StorageFailed(AgentError):
     code, status, title = "storage_failed", 500, "Storage failed"
+
+
+class ExecFailed(AgentError):
+    """``facts["program"]`` is what was to be started."""
+
+    code, status, title = "exec_failed", 400, "Program cannot be started"
+
+
+class ProgramNotFound(ExecFailed):
+    status, title = 404, "No such program"
+
+
+class ExecTimeout(AgentError):
+    """``facts`` have ``pid``, and what the program wrote until then."""
+
+    code, status, title = "exec_timeout", 504, "Program timed out"
+
+
+class GitFailed(AgentError):
+    """``facts`` have git's ``exit_code`` and the end of its ``stderr``, without any secret."""
+
+    code, status, title = "git_error", 422, "Git failed"
+
+
+class NotSupported(AgentError):
+    code, status, title = "not_implemented", 501, "Not implemented"
+
+
+class SessionEnded(AgentError):
+    code, status, title = "session_ended", 410, "Session ended"
 
 
 class Unavailable(AgentError):

@@ -40,6 +40,11 @@ FAILPOINTS = (
     "recover.mid_cleanup",
     "sweep.after_record",
     "sweep.after_rename",
+    "write.after_body",
+    "write.before_rename",
+    "move.before_rename",
+    "move.after_entry",
+    "move.before_delete",
 )
 ACTIONS = ("exit", "error", "pause")
 

@@ -9,12 +9,33 @@ import msgspec
 
 from agentd.background import Background
 from agentd.config import Config, ConfigError
+from agentd.files.archive import Archives
+from agentd.files.changes import Changes
+from agentd.files.drafts import Drafts
+from agentd.files.editing import Editing
+from agentd.files.listing import Listing
+from agentd.files.moving import Moving
 from agentd.files.operations import Files
+from agentd.files.search import Search
+from agentd.files.usage import Measuring
+from agentd.files.watch import Watches
+from agentd.files.writing import Writing
 from agentd.linux.identity import Users
+from agentd.linux.meter import Meter
 from agentd.linux.places import Places
 from agentd.linux.reserved import inode
 from agentd.linux.root import Root
+from agentd.linux.spawn import Limits, Settings
 from agentd.linux.threads import in_thread
+from agentd.processes.contexts import ContextLimits, Contexts
+from agentd.processes.git import Git
+from agentd.processes.pty import TerminalLimits, Terminals
+from agentd.processes.reaper import Reaper
+from agentd.processes.registry import Processes
+from agentd.processes.session import SessionLimits
+from agentd.processes.sessions import Sessions
+from agentd.processes.surroundings import Surroundings, variables_of
+from agentd.processes.terms import ProcessLimits
 from agentd.telemetry import Metrics, fields
 from agentd.uploads.archive import ArchiveLimits
 from agentd.uploads.publish import Publisher
@@ -30,7 +51,8 @@ class House:
     """What rooms are built from.
 
     workspace, reserved: directory fds, open for the daemon's life. closing: what is pushed here is closed after the
-    last request, last pushed first. capabilities: more for ``/v1/capabilities``.
+    last request, last pushed first. open_files: the soft limit that the daemon was started with. capabilities: more
+    for ``/v1/capabilities``.
     """
 
     config: Config
@@ -42,6 +64,7 @@ class House:
     metrics: Metrics
     background: Background
     closing: AsyncExitStack
+    open_files: int = 1024
     capabilities: dict[str, object] = field(default_factory=dict)
 
 
@@ -52,11 +75,62 @@ class Rooms:
     places: Places
     uploads: Uploads
     files: Files
+    writing: Writing
+    changes: Changes
+    editing: Editing
+    moving: Moving
+    listing: Listing
+    search: Search
+    archives: Archives
+    measuring: Measuring
+    watches: Watches
+    processes: Processes
+    contexts: Contexts
+    git: Git
+    meter: Meter
+    terminals: Terminals
+    sessions: Sessions
 
 
 async def open_rooms(house: House) -> Rooms:
     """ConfigError where another daemon serves this root."""
-    return Rooms(house.places, await _uploads(house), Files(house.root, house.users))
+    uploads = await _uploads(house)
+    files = Files(house.root, house.users)
+    drafts = await in_thread(Drafts, house.reserved, house.config.uploads.min_free_bytes)
+    house.closing.callback(drafts.close)
+    durable = house.capabilities["durability"] == "power"
+    writing = Writing(house.root, files, drafts, durable=durable)
+    changes = Changes(house.root, house.users, files, drafts)
+    reserved = inode(os.fstat(house.reserved))
+    moving = Moving(house.root, files, writing, changes, drafts, reserved=reserved, durable=durable)
+    listing, search = Listing(house.root, house.users), Search(house.root, files)
+    archives, measuring = Archives(house.root, house.users), Measuring(house.root)
+    processes = await _processes(house)
+    terminals, sessions = _shells(house, processes)
+    contexts = Contexts(processes, ContextLimits(), house.background.spawn)
+    house.closing.push_async_callback(contexts.close)
+    git = Git(processes, house.places, house.root, house.background.spawn)
+    meter = await in_thread(Meter, house.workspace)
+    return Rooms(
+        house.places,
+        uploads,
+        files,
+        writing,
+        changes,
+        Editing(files, writing),
+        moving,
+        listing,
+        search,
+        archives,
+        measuring,
+        Watches(house.root),
+        processes,
+        contexts,
+        git,
+        meter,
+        terminals,
+        sessions,
+    )
 
 
 async def _uploads(house: House) -> Uploads:
@@ -92,3 +166,45 @@ async def _uploads(house: House) -> Uploads:
     gauge("agentd_uploads_quota_bytes", "What may be declared in all", lambda: uploads.quota)
     gauge("agentd_uploads_quarantined", "Uploads that could not be read", lambda: len(uploads.quarantined))
     return uploads
+
+
+async def _processes(house: House) -> Processes:
+    config = house.config.processes
+    limits = ProcessLimits(**{field: getattr(config, field) for field in ProcessLimits.__struct_fields__})
+    try:
+        variables = await in_thread(variables_of, config.environment_file)
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise ConfigError("processes.environment_file", f"{config.environment_file}: {what}") from None
+    processes = Processes(
+        *(house.root, house.places, limits),
+        Settings(house.open_files, config.nice, config.oom_score_adj),
+        Surroundings(house.config.cwd or house.config.workspace, config.shell, config.path, config.lang, variables),
+        most=Limits(
+            cpu_seconds=config.cpu_seconds,
+            memory_bytes=config.memory_bytes,
+            processes=config.user_processes,
+            open_files=config.open_files,
+        ),
+        directory=house.reserved,
+        spawn=house.background.spawn,
+    )
+    reaper = Reaper()
+    house.closing.callback(reaper.stop)
+    reaper.start()
+    house.closing.push_async_callback(processes.close, keep=house.config.keep_processes)
+    house.metrics.gauge("agentd_processes_running", "Processes that run", lambda: processes.running)
+    house.metrics.gauge("agentd_orphans_reaped", "Orphans that were reaped", lambda: reaper.reaped)
+    return processes
+
+
+def _shells(house: House, processes: Processes) -> tuple[Terminals, Sessions]:
+    terminal_limits = TerminalLimits(**msgspec.structs.asdict(house.config.terminals))
+    terminals = Terminals(processes, house.places, terminal_limits, house.background.spawn)
+    house.closing.push_async_callback(terminals.close)
+    session_limits = SessionLimits(**msgspec.structs.asdict(house.config.sessions))
+    sessions = Sessions(processes, house.places, session_limits, house.background.spawn)
+    house.closing.push_async_callback(sessions.close)
+    house.metrics.gauge("agentd_terminals_open", "Open terminals", lambda: len(terminals.list()))
+    house.metrics.gauge("agentd_sessions_open", "Open shell sessions", lambda: sessions.open_count)
+    return terminals, sessions

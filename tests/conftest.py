@@ -41,7 +41,10 @@ class Daemon:
     """``agentd serve --root ROOT --listen 127.0.0.1:0 ...``; ready when the constructor returns.
 
     url: of its first listener. ready: its lines on stdout. root: the directory that is the sandbox's ``/``.
+    prefix: what it is run by, such as ``unshare``.
     """
+
+    prefix: tuple[str, ...] = ()
 
     def __init__(self, root: Path, log: Path, flags: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self.root = root
@@ -55,7 +58,10 @@ class Daemon:
         notice = () if "--drain-notice" in self._flags else ("--drain-notice", "0")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agentd", "serve", "--root", str(self.root), *listen, *notice, *self._flags],
+                [
+                    *(*self.prefix, sys.executable, "-m", "agentd", "serve"),
+                    *("--root", str(self.root), *listen, *notice, *self._flags),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, **self._environment},

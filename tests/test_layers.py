@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 OUTSIDE: dict[str, tuple[str, ...]] = {
     "aiohttp": ("http", "client", "daemon"),
     "multidict": ("http",),
+    "multipart": ("http",),
     "yarl": ("http", "client"),
     "uvloop": ("daemon", "cli"),
     "rich": ("cli",),
@@ -58,7 +59,9 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         "cli",
     ),
     "xxhash": ("uploads", "files", "http", "client", "cli"),
+    "re2": ("files",),
     "ctypes": ("linux",),
+    "inotify_simple": ("linux",),
 }
 
 # What is pure: no clock, no disk, no loop, no machine.

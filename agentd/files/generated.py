@@ -17,6 +17,19 @@ _PIECE = 1 << 20
 _PROC_TOP = 1  # PROC_ROOT_INO, linux/proc_ns.h
 # Where the machine's /proc/mounts and /proc/net lead.
 _HARMLESS = ("mounts", "net")
+# linux/magic.h: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, configfs, selinux, binfmt_misc, bpf,
+# devpts, pstore, efivarfs, fusectl, mqueue, nsfs.
+_OF_KERNEL = frozenset(
+    {
+        *(syscalls.PROC_SUPER_MAGIC, 0x62656572, 0x27E0EB, 0x63677270, 0x64626720, 0x74726163, 0x73636673, 0x62656570),
+        *(0xF97CFF8C, 0x42494E4D, 0xCAFE4A11, 0x1CD1, 0x6165676C, 0xDE5E81E4, 0x65735543, 0x19800202, 0x6E736673),
+    }
+)
+
+
+def is_of_kernel(fd: int) -> bool:
+    """Whether the kernel makes up what is in the file system of ``fd``: a file there acts, and cannot be replaced."""
+    return syscalls.file_system_type(fd) in _OF_KERNEL
 
 
 def refuse_own(root: Root, opened: Opened, asked: str) -> None:

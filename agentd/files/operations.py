@@ -7,12 +7,13 @@ import threading
 import time
 from dataclasses import dataclass
 
-from agentd.errors import InvalidRequest, IsADirectory
+from agentd.errors import InvalidRequest, IsADirectory, NotADirectory, NotFound, RequestTooLarge
 from agentd.files import generated
+from agentd.linux.attributes import attribute_names
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Users
 from agentd.linux.places import Place
-from agentd.linux.root import Root
+from agentd.linux.root import Opened, Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,24 @@ class Entry:
     group: str
     modified: float
     target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that is known of an entry. Times in nanoseconds since the epoch; rdev: of a device; attributes: the names of
+    its extended attributes (xattr(7))."""
+
+    entry: Entry
+    inode: int
+    device: int
+    links: int
+    uid: int
+    gid: int
+    blocks: int
+    accessed: int
+    modified: int
+    changed: int
+    attributes: list[str]
 
 
 class Content(Descriptor):
@@ -53,8 +72,45 @@ class Files:
     def info(self, place: Place) -> Entry:
         """Describes the entry, a symbolic link itself and not what it leads to."""
         with self._root.open(place.path, os.O_PATH | os.O_NOFOLLOW, rights=place.rights) as opened:
-            target = os.readlink("", dir_fd=opened.fd) if stat.S_ISLNK(opened.stat.st_mode) else None
-            return self._entry(opened.path, opened.stat, target)
+            return self._described(opened)
+
+    def exists(self, place: Place) -> bool:
+        """Whether something is there; a link counts, wherever it leads. What `info` raises, but for what is missing."""
+        try:
+            self.info(place)
+        except (NotFound, NotADirectory):
+            return False
+        return True
+
+    def status(self, place: Place, *, follow: bool = False) -> Status:
+        """As `info`, and all else. follow: what a symbolic link leads to, instead of the link."""
+        flags = os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW
+        with self._root.open(place.path, flags, rights=place.rights) as opened:
+            found = opened.stat
+            return Status(
+                entry=self._described(opened),
+                inode=found.st_ino,
+                device=found.st_dev,
+                links=found.st_nlink,
+                uid=found.st_uid,
+                gid=found.st_gid,
+                blocks=found.st_blocks,
+                accessed=found.st_atime_ns,
+                modified=found.st_mtime_ns,
+                changed=found.st_ctime_ns,
+                attributes=attribute_names(opened.fd),
+            )
+
+    def read(self, place: Place, limit: int) -> bytes:
+        """All of a regular file. RequestTooLarge where it has more than ``limit`` bytes."""
+        with self.open(place) as content:
+            if content.size > limit:
+                raise RequestTooLarge(
+                    f"{place.path} has {content.size} bytes, at most {limit} are given in one piece: get it as a file",
+                    path=place.path,
+                    limit=limit,
+                )
+            return _read(content.fd, content.size)
 
     def open(self, place: Place) -> Content:
         """A regular file, opened for reading. What is no file has no content, and is not opened: that would act on it.
@@ -69,7 +125,8 @@ class Files:
             name = opened.path.rpartition("/")[2]
             return Content((generated.copied(opened, place.path) or opened).detach(), name)
 
-    def _entry(self, path: str, found: os.stat_result, target: str | None) -> Entry:
+    def entry(self, path: str, found: os.stat_result, target: str | None = None) -> Entry:
+        """Describes what ``found`` is the lstat of. path: resolved; target: of a symbolic link."""
         return Entry(
             name=path.rpartition("/")[2],
             path=path,
@@ -82,11 +139,25 @@ class Files:
             target=target,
         )
 
+    def _described(self, opened: Opened) -> Entry:
+        target = os.readlink("", dir_fd=opened.fd) if stat.S_ISLNK(opened.stat.st_mode) else None
+        return self.entry(opened.path, opened.stat, target)
+
 
 _TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; the clock that gives files their times
 _SECOND = 10**9
+_PIECE = 1 << 20
 _TICKS = 3  # one is enough on a machine that is not busy
+
+
+def _read(fd: int, size: int) -> bytes:
+    """The first ``size`` bytes, or what there is of them."""
+    pieces, done = [], 0
+    while done < size and (piece := os.pread(fd, min(_PIECE, size - done), done)):
+        pieces.append(piece)
+        done += len(piece)
+    return b"".join(pieces)
 
 
 def _check_regular(found: os.stat_result, path: str) -> None:

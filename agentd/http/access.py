@@ -1,12 +1,16 @@
-"""Who may ask: bearer tokens, and a brake on those who have none."""
+"""Who may ask: bearer tokens, signed URLs, and a brake on those who have neither."""
 
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from urllib.parse import parse_qs
 
-from agentd.errors import RateLimited, Unauthorized
+from agentd.errors import AgentError, InvalidRequest, PermissionDenied, RateLimited, Unauthorized
+from agentd.http.codec import MAX_QUERY_FIELDS
+from agentd.http.signing import Grant, Signer
 
 PEERS = 4096
+SIGNATURE = "file_token"  # the query's field that holds the token of a signed URL
 
 
 class Brake:
@@ -34,11 +38,18 @@ class Access:
     """The check that comes before every answer but those of health.
 
     tokens() gives the tokens that are valid now (several, for rotation), or None where no token is asked for.
+    signer: of the URLs that are taken in place of a token.
     """
 
     def __init__(self, tokens: Callable[[], tuple[bytes, ...] | None], brake: Brake) -> None:
         self._tokens = tokens
         self._brake = brake
+        self.signer = Signer(tokens)
+
+    @property
+    def open(self) -> bool:
+        """Whether no token is asked for."""
+        return self._tokens() is None
 
     def check(self, headers: Mapping[str, str], peer: str) -> None:
         """Raises Unauthorized without a valid token in ``Authorization: Bearer`` or ``X-Access-Token`` (some routers
@@ -54,6 +65,30 @@ class Access:
         # Every pair is compared, each in constant time, so that the time tells nothing.
         if sum(hmac.compare_digest(one, other) for one in given for other in valid):
             return
+        raise self._refusal(Unauthorized("send a valid token as Authorization: Bearer or X-Access-Token"), peer)
+
+    def redeem(self, query: str, method: str, peer: str) -> Grant | None:
+        """What the token in a raw query grants; None where there is none. Raises as `Signer.verify` does, and
+        PermissionDenied where the query names another path or user; RateLimited as `check`."""
+        if f"{SIGNATURE}=" not in query:
+            return None
+        try:
+            named = parse_qs(query, True, errors="surrogateescape", max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError:
+            raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} fields") from None
+        if SIGNATURE not in named:
+            return None
+        try:
+            grant = self.signer.verify(named[SIGNATURE][0], method)
+            if len(named[SIGNATURE]) > 1 or any(path != grant.path for path in named.get("path", ())):
+                raise PermissionDenied("this URL was signed for another path")
+            if any(user != (grant.user or "") for user in named.get("user", ())):
+                raise PermissionDenied("this URL was signed for another user")
+        except (Unauthorized, PermissionDenied) as error:
+            raise self._refusal(error, peer) from None
+        return grant
+
+    def _refusal(self, error: AgentError, peer: str) -> AgentError:
         if wait := self._brake.take(peer):
-            raise RateLimited("too many requests without a valid token", retry_after=round(wait, 3))
-        raise Unauthorized("send a valid token as Authorization: Bearer or X-Access-Token")
+            return RateLimited("too many requests without a valid token", retry_after=round(wait, 3))
+        return error

@@ -8,14 +8,18 @@ was raised by the caller's own ``write``.
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from agentd.errors import ClientGone, InvalidRequest, RequestTimeout, RequestTooLarge
 from agentd.http.ingest import GONE, Lender, Tap
 from agentd.linux.threads import Pool, in_thread
+
+if TYPE_CHECKING:
+    from agentd.http.multipart import Form, FormLimits
 
 PIECE = 1 << 20
 DISCARD_BYTES = 64 << 20
@@ -63,6 +67,8 @@ class Body:
         self._pace = pace
         self._workers = workers
         self._tap: Tap | None = None
+        self._more = False
+        self._limit = 0
         self._continue = self.length != 0 and request.headers.get("Expect", "").lower() == "100-continue"
 
     @property
@@ -78,27 +84,57 @@ class Body:
         has returned whenever this has ended. ``turn`` is entered whenever bytes are there to be written, for some MiB
         at most, and never while the client is awaited.
         """
-        self._begin(limit)
-        lender = self._request.protocol
+        self.open(limit)
         try:
-            if self.length and isinstance(lender, Lender):
-                self._tap = lender.lend(self._request.content, self.length)
-            if self._tap is None:
-                await self._stream(write, limit, turn)
-            else:
-                await self._drain(self._tap, write, turn)
-        except asyncio.CancelledError:
-            if self._request.transport is not None:
-                raise
-            # The server cancels a request whose client has left: that is the client's leaving, not a cancellation.
-            if task := asyncio.current_task():
-                task.uncancel()
-            raise ClientGone(GONE) from None
+            with self._leaving():
+                if self._tap is None:
+                    await self._stream(write, limit, turn)
+                else:
+                    await self._drain(self._tap, write, turn)
         finally:
-            if self._tap is not None and isinstance(lender, Lender):
-                lender.give_back(self._request.content, self._tap)
-                self._tap = None
+            self.close()
         return self.received
+
+    def open(self, limit: int) -> None:
+        """Begins to take the body in, by `step`, until `close`."""
+        self._begin(limit)
+        self._limit = limit
+        lender = self._request.protocol
+        if self.length and isinstance(lender, Lender):
+            self._tap = lender.lend(self._request.content, self.length)
+            self._more = self._tap is not None and self._tap.begun
+        if self._tap is None:
+            self._request.content.set_read_chunk_size(PIECE // 2)
+
+    async def step(self, write: Callable[[memoryview], None], turn: Turn = nullcontext) -> bool:
+        """Feeds ``write`` as `receive` does, but with the next some MiB at most. Returns whether there were any.
+
+        Where ``write`` raises, the piece that it was given counts as taken, and another step may follow.
+        """
+        with self._leaving():
+            if self._tap is not None:
+                return await self._sip(self._tap, write, turn)
+            piece = await self._piece(self._limit)
+            if piece:
+                async with turn():
+                    await in_thread(write, memoryview(piece))
+            return bool(piece)
+
+    def close(self) -> None:
+        """Leaves the rest of the body to the connection."""
+        lender = self._request.protocol
+        if self._tap is not None and isinstance(lender, Lender):
+            lender.give_back(self._request.content, self._tap)
+            self._tap = None
+
+    def multipart(self, limits: "FormLimits") -> "Form":
+        """The parts of a multipart/form-data body (RFC 7578), in the order in which they come.
+
+        Raises UnsupportedMediaType for another Content-Type, and InvalidRequest for one without a usable boundary.
+        """
+        from agentd.http.multipart import Form  # most daemons never see a form; it is what imports the parser
+
+        return Form(self, self._request.headers.get("Content-Type", ""), limits)
 
     async def read(self, limit: int) -> bytes:
         """The whole body, of at most ``limit`` bytes."""
@@ -133,28 +169,46 @@ class Body:
             self._continue = False
             self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    async def _drain(self, tap: Tap, write: Callable[[memoryview], None], turn: Turn) -> None:
-        assert self.length is not None
-        more = tap.begun
+    @contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """The server cancels a request whose client has left: that is the client's leaving, not a cancellation."""
         try:
-            while more or tap.left:
-                waited, before = 0.0, tap.left
-                if not more:
-                    since = time.monotonic()
-                    await tap.ready(self._pace.patience)
-                    waited = time.monotonic() - since
-                async with turn():
-                    more = await in_thread(tap.drain, write, pool=self._workers) and tap.left > 0
-                if tap.left:
-                    self._pace.note(before - tap.left, waited)
+            yield
+        except asyncio.CancelledError:
+            if self._request.transport is not None:
+                raise
+            if task := asyncio.current_task():
+                task.uncancel()
+            raise ClientGone(GONE) from None
+
+    async def _drain(self, tap: Tap, write: Callable[[memoryview], None], turn: Turn) -> None:
+        while await self._sip(tap, write, turn):
+            pass
+
+    async def _sip(self, tap: Tap, write: Callable[[memoryview], None], turn: Turn) -> bool:
+        """What is there of the body, or comes next; False where there is none left."""
+        assert self.length is not None
+        if not (self._more or tap.left):
+            return False
+        waited, before = 0.0, tap.left
+        try:
+            if not self._more:
+                since = time.monotonic()
+                await tap.ready(self._pace.patience)
+                waited = time.monotonic() - since
+            async with turn():
+                self._more = tap.begun or tap.left > 0  # should ``write`` raise
+                self._more = await in_thread(tap.drain, write, pool=self._workers) and tap.left > 0
+            if tap.left:
+                self._pace.note(before - tap.left, waited)
         except RequestTimeout:
             self.keep_alive = False
             raise
         finally:
             self.received = self.length - tap.left
+        return True
 
     async def _stream(self, write: Callable[[memoryview], None], limit: int, turn: Turn) -> None:
-        self._request.content.set_read_chunk_size(PIECE // 2)
         while piece := await self._piece(limit):
             async with turn():
                 await in_thread(write, memoryview(piece))

@@ -17,7 +17,7 @@ from agentd.errors import AgentError, HeaderTooLarge, InvalidRequest, RequestTim
 from agentd.http.ingest import Lender
 from agentd.http.problem import internal
 
-READ_AHEAD = 32 << 10  # bytes of a body read before anybody asks for it: what is left in the socket is the worker's
+READ_AHEAD = 4 << 10  # bytes of a body read before anybody asks for it: what is left in the socket is the worker's
 
 BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -29,15 +29,16 @@ BUSY_BODY = (
 
 
 class Connection(Lender):
-    """aiohttp's protocol object, with bounds on headers."""
+    """aiohttp's protocol object, with bounds on headers. heard: how often bytes have come in."""
 
-    __slots__ = ("_head_bytes", "_head_timer", "_site")
+    __slots__ = ("_head_bytes", "_head_timer", "_site", "heard")
 
     _manager: "Connections | None"
 
     def __init__(self, manager: "Connections", **settings: object) -> None:
         super().__init__(manager, **settings)
         self._site = manager
+        self.heard = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -68,6 +69,7 @@ class Connection(Lender):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self.heard += 1
         in_head = self.idle or self._request_count == 0
         super().data_received(data)
         if not in_head:

@@ -10,22 +10,18 @@ the client would get a whole answer of the right length with content that no fil
 Holes of a sparse file are not read from the disk: the kernel fills its cache with zeros.
 """
 
-import asyncio
-import fcntl
 import os
-import termios
 import time
 from calendar import timegm
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate, parsedate_tz
-from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
 from agentd.core.ranges import Verdict, Version, Wishes, answer
-from agentd.errors import ClientGone, PreconditionFailed, RangeNotSatisfiable, RequestTimeout, StorageFailed
+from agentd.errors import ClientGone, PreconditionFailed, RangeNotSatisfiable, StorageFailed
 from agentd.http.endpoint import FileResult
+from agentd.http.flow import taking
+from agentd.http.stream import attachment
 from agentd.linux.threads import in_thread
 
 PIECE = 1 << 20  # bytes
@@ -56,7 +52,7 @@ class Download:
         headers, first, length = self.response.headers, self._answer.first, self._answer.length
         headers["Content-Type"] = "application/octet-stream"
         headers["Content-Length"] = str(length)
-        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(_text(file.name), safe='')}"
+        headers["Content-Disposition"] = attachment(file.name)
         if self._answer.verdict is Verdict.PART:
             headers["Content-Range"] = f"bytes {first}-{first + length - 1}/{file.size}"
 
@@ -71,22 +67,13 @@ class Download:
             return
         if transport is None or transport.is_closing():
             raise ClientGone("the client left before its answer")
-        async with _moving(lambda: self._position(transport), stall_timeout):
+        async with taking(transport, stall_timeout, lambda: self._request.writer.output_size):
             sent = 0
             while sent < length:
                 piece = await in_thread(_read, self._fd, first + sent, min(PIECE, length - sent))
                 await self.response.write(piece)
                 sent += len(piece)
             await self._request.writer.drain()
-
-    def _position(self, transport: asyncio.Transport) -> object:
-        """Something else whenever a byte has moved, be it only out of the kernel's send queue (tcp(7), SIOCOUTQ)."""
-        if transport.is_closing():
-            return None
-        queued = b""
-        with suppress(OSError, AttributeError):  # not every kernel tells, nor has every transport a socket
-            queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-        return self._request.writer.output_size, transport.get_write_buffer_size(), queued
 
 
 def _read(fd: int, first: int, length: int) -> bytes:
@@ -97,31 +84,6 @@ def _read(fd: int, first: int, length: int) -> bytes:
     if not piece:
         raise StorageFailed("the file became shorter while it was sent")
     return piece
-
-
-@asynccontextmanager
-async def _moving(position: Callable[[], object], seconds: float) -> AsyncIterator[None]:
-    """Ends what runs inside by RequestTimeout once ``position()`` has been the same for ``seconds``."""
-    loop = asyncio.get_running_loop()
-    seen = position()
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal seen, timer
-        if (now := position()) == seen:
-            limit.reschedule(loop.time())
-        else:
-            seen = now
-            timer = loop.call_later(seconds, look)
-
-    timer = loop.call_later(seconds, look)
-    try:
-        async with asyncio.timeout(None) as limit:
-            yield
-    except TimeoutError:
-        raise RequestTimeout(f"the client took nothing of its answer for {seconds:g} s") from None
-    finally:
-        timer.cancel()
 
 
 def _wishes(request: web.BaseRequest) -> Wishes:
@@ -160,8 +122,3 @@ def _headers(file: FileResult, version: Version) -> dict[str, str]:
         "Last-Modified": formatdate(version.modified, usegmt=True),
     }
     return headers | ({"ETag": f'"{file.version}"'} if file.version else {})
-
-
-def _text(name: str) -> str:
-    """A file name as Unicode (RFC 8187 section 3.2.1): U+FFFD for each byte that is no UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -5,14 +5,18 @@
 One row drives routing, decoding, the OpenAPI document, metric labels and the documented errors.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from agentd.errors import AgentError
 from agentd.http.body import Body
+from agentd.http.signing import Grant
+
+RAW, FORM = "application/octet-stream", "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,10 @@ class Call:
 
     params: the row's ``params`` Struct, from path and query. data: its ``body`` Struct, from JSON. headers: by name, in
     any case. body: the raw bytes where the row has no ``body``. mount: the template of the prefix it came in by, such
-    as ``/v1/machines/{id}``.
+    as ``/v1/machines/{id}``. draining: set once the server ends; what lasts has a second for its last words then.
+
+    grant: of the signed URL that the call came by; its path, user and limit are binding. public_url(): the origin that
+    the caller reaches the daemon by. sign(grant): the token of a signed URL, for its query's ``file_token``.
     """
 
     params: Any
@@ -30,6 +37,10 @@ class Call:
     body: Body
     request_id: str
     mount: str
+    draining: asyncio.Event
+    public_url: Callable[[], str]
+    sign: Callable[[Grant], str]
+    grant: Grant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,25 @@ class FileResult:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamResult:
+    """An answer that is sent while it is made; what can be refused is refused before there is one.
+
+    chunks: closed (``aclose``) as soon as the answer ends, the client leaves or one fails. A failure cuts the
+    connection. name: what a browser should call it; "" for what is no file. lasting: ends only with what it follows,
+    so it is cut a second after ``Call.draining``. filler: sent where nothing else was for ``idle_seconds``.
+    """
+
+    chunks: AsyncIterator[bytes]
+    content_type: str = "application/octet-stream"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+    name: str = ""
+    lasting: bool = False
+    filler: bytes = b""
+    idle_seconds: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
 class TextResult:
     """An answer that is no JSON."""
 
@@ -60,20 +90,31 @@ class Endpoint:
     """One operation.
 
     path: below the mounts of its dialect; ``{name}`` stands for one segment. name: the metric and log label.
-    handler: returns JSON (Struct, list, dict) sent with ``status``, None (204), a `FileResult` or a `TextResult`.
-    params, body, result: Structs; ``body=None`` leaves the body raw. errors: those of its own, for the documentation.
+    handler: returns JSON (Struct, list, dict) sent with ``status``, None (204), a `FileResult`, a `StreamResult` or a
+    `TextResult`. socket: the row is a WebSocket and ``handler(call, socket)`` its conversation; the method is GET, and
+    a plain GET may have the same path. longest_message: bytes of a message that its client may send.
+    signed: a signed URL does in place of a token, and ``Call.grant`` tells what it grants.
+    params, body, result: Structs; ``body=None`` leaves the body raw. body_limit: bytes of JSON, where the server's
+    limit is too small for what the row takes. errors: those of its own, for the documentation, as are
+    takes and sends: the media types of a raw body (none where it has no body) and of an answer that is no JSON.
     """
 
     method: str
     path: str
     name: str
-    handler: Callable[[Call], Awaitable[object]]
+    handler: Callable[..., Awaitable[object]]
     params: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     result: Any = None
     errors: tuple[type[AgentError], ...] = ()
     status: int = 200
     summary: str = ""
+    body_limit: int | None = None
+    socket: bool = False
+    longest_message: int = 1 << 20
+    signed: bool = False
+    takes: tuple[str, ...] = (RAW,)
+    sends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +123,7 @@ class Dialect:
 
     render(error, request_id, mount) gives the JSON object of an error; None stands for RFC 9457 problem+json.
     admit: raises where the segments of the path, by name, are not for this daemon.
+    close: the code and the reason (123 bytes) that a socket is closed with whose handler raised.
     """
 
     name: str
@@ -89,3 +131,4 @@ class Dialect:
     endpoints: tuple[Endpoint, ...]
     render: Callable[[AgentError, str, str], dict[str, Any]] | None = None
     admit: Callable[[Mapping[str, str]], None] | None = None
+    close: Callable[[AgentError], tuple[int, str]] = lambda error: (1011, error.code)

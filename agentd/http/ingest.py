@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from aiohttp import StreamReader, web, web_protocol
 from aiohttp.http_parser import HttpRequestParser
@@ -29,10 +30,12 @@ WINDOW = 256 << 10  # bytes that a client may send ahead, at least
 BURST = 8 << 20  # bytes after which a worker is somebody else's
 BRISK = 64 << 10  # bytes after which a worker waits a moment for more
 MOMENT = 4  # milliseconds
+HEAD = 16 << 10  # bytes that are read at once while a request's head is awaited
 
 GONE = "the client left before the end of its request body"
 
 _of_thread = threading.local()
+_inlet = memoryview(bytearray(WINDOW))  # filled and emptied in one go by the loop, for all its connections
 
 
 class Tap:
@@ -128,6 +131,24 @@ class Tap:
             self._mark = mark
 
 
+class Inlet(asyncio.BufferedProtocol):
+    """Between a transport and its protocol object: brings bytes in by way of buffers that are there already, and not
+    much with a request's head, for what comes behind it is better left in the socket."""
+
+    def __init__(self, lender: "Lender") -> None:
+        self._lender = lender
+        self.connection_lost = lender.connection_lost  # type: ignore[method-assign]
+        self.eof_received = lender.eof_received  # type: ignore[method-assign]
+        self.pause_writing = lender.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = lender.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _inlet if self._lender.in_request else _inlet[:HEAD]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._lender.data_received(bytes(_inlet[:nbytes]))
+
+
 class Lender(web.RequestHandler):
     """aiohttp's protocol object, which lends its socket for the rest of a body and takes it back."""
 
@@ -137,6 +158,14 @@ class Lender(web.RequestHandler):
         super().__init__(site, **settings)  # type: ignore[arg-type]
         self._rest = 0
         self._content: StreamReader | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).set_protocol(Inlet(self))
+
+    @property
+    def in_request(self) -> bool:
+        return self._current_request is not None
 
     def lend(self, content: StreamReader, length: int) -> Tap | None:
         """The socket, for what is missing of a body of ``length`` bytes; until `give_back` nothing is read here.

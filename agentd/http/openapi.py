@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from agentd import __version__
-from agentd.errors import AgentError
-from agentd.http.endpoint import Dialect, Endpoint
+from agentd.errors import AgentError, UpgradeRequired
+from agentd.http.access import SIGNATURE
+from agentd.http.endpoint import FORM, Dialect, Endpoint
 
 REF = "#/components/schemas/{name}"
 
@@ -22,7 +23,8 @@ def document(dialects: Sequence[Dialect]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for dialect, mount, row in rows:
         operation = _operation(dialect, mount, row, schema_of)
-        paths.setdefault(mount + row.path, {})[row.method.lower()] = operation
+        there = paths.setdefault(mount + row.path, {}).setdefault(row.method.lower(), operation)
+        there["responses"] |= operation["responses"]  # a socket may share its path with a plain GET
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": __version__},
@@ -33,6 +35,7 @@ def document(dialects: Sequence[Dialect]) -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-Access-Token"},
+                "signed": {"type": "apiKey", "in": "query", "name": SIGNATURE},
             },
         },
     }
@@ -42,18 +45,29 @@ def _operation(dialect: Dialect, mount: str, row: Endpoint, schema_of: dict[int,
     answer: dict[str, Any] = {"description": row.summary or row.name}
     if row.result is not None:
         answer["content"] = {"application/json": {"schema": schema_of[id(row.result)]}}
+    elif row.sends:
+        answer["content"] = {kind: {} for kind in row.sends}
     operation: dict[str, Any] = {
         "operationId": ".".join((dialect.name, *re.findall(r"[a-z0-9]+", mount), row.name)),
         "tags": [dialect.name],
         "summary": row.summary,
         "parameters": _parameters(mount + row.path, row.params),
-        "responses": {str(row.status): answer, **_failures(row.errors)},
+        "responses": {str(101 if row.socket else row.status): answer, **_failures(row.errors)},
     }
+    if row.signed:
+        operation["security"] = [{"bearer": []}, {"header": []}, {"signed": []}]
+    if row.socket:
+        operation["responses"] |= _failures([UpgradeRequired])
     if row.body is not None:
         operation["requestBody"] = {"content": {"application/json": {"schema": schema_of[id(row.body)]}}}
-    elif row.method in ("PUT", "POST", "PATCH"):
-        operation["requestBody"] = {"content": {"application/octet-stream": {}}}
+    elif row.method in ("PUT", "POST", "PATCH") and row.takes:
+        operation["requestBody"] = {"content": {kind: _content(kind) for kind in row.takes}}
     return operation
+
+
+def _content(kind: str) -> dict[str, Any]:
+    """Raw bytes need no schema (OpenAPI 3.1, media type object); the fields of a form are its row's own."""
+    return {"schema": {"type": "object"}} if kind == FORM else {}
 
 
 def _parameters(path: str, params: type[msgspec.Struct] | None) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from agentd.errors import AgentError, Internal, RangeNotSatisfiable
+from agentd.errors import AgentError, Internal, RangeNotSatisfiable, UpgradeRequired
 from agentd.http.codec import encode
 from agentd.http.endpoint import Dialect
 from agentd.telemetry import fields
@@ -59,4 +59,6 @@ def respond(error: AgentError, request_id: str, dialect: Dialect | None = None, 
         response.headers["Allow"] = ", ".join(allow)
     if isinstance(error, RangeNotSatisfiable):
         response.headers["Content-Range"] = f"bytes */{error.facts['size']}"
+    if isinstance(error, UpgradeRequired):
+        response.headers.update({"Upgrade": "websocket", "Connection": "upgrade", "Sec-WebSocket-Version": "13"})
     return response

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 from agentd.http.codec import list_fields
 from agentd.http.endpoint import Dialect, Endpoint
 
+SOCKET = "WEBSOCKET"  # what stands for the method of a row that is a socket
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -33,6 +35,16 @@ class Place:
     mount: str
     routes: dict[str, Route]
     values: tuple[str, ...]
+
+    def route(self, method: str, upgrade: str) -> Route | None:
+        """The row for a request. upgrade: its Upgrade header; without one, a socket gets a GET that has no row."""
+        if method == "GET" and SOCKET in self.routes and (upgrade.lower() == "websocket" or "GET" not in self.routes):
+            return self.routes[SOCKET]
+        return self.routes.get(method)
+
+    @property
+    def methods(self) -> list[str]:
+        return sorted({"GET" if method == SOCKET else method for method in self.routes})
 
 
 @dataclass(slots=True)
@@ -67,10 +79,11 @@ class Router:
     def _add(self, dialect: Dialect, mount: str, row: Endpoint) -> None:
         path = mount + row.path
         routes = self._node(path).routes
-        if row.method in routes:
-            raise ValueError(f"two rows are {row.method} {path}: {routes[row.method].endpoint.name} and {row.name}")
+        method = SOCKET if row.socket else row.method
+        if method in routes:
+            raise ValueError(f"two rows are {method} {path}: {routes[method].endpoint.name} and {row.name}")
         names = tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))
-        routes[row.method] = Route(dialect, mount, row, list_fields(row.params), names)
+        routes[method] = Route(dialect, mount, row, list_fields(row.params), names)
 
     def find(self, path: str) -> Place:
         """The place of a raw path that starts with ``/``."""

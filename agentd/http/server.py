@@ -1,6 +1,7 @@
 """The door: every request comes in here, and every answer and failure goes out here.
 
-    health? -> request id -> token -> route -> path, query and JSON to Structs -> handler -> answer -> log and metrics
+    health or preflight? -> request id -> route -> token or signed URL -> path, query and JSON to Structs -> handler
+    -> answer -> log and metrics
 
 A handler whose client leaves is cancelled. What is left of a body after the answer is read and dropped for at most
 10 s, so that a client that is still sending gets to see its answer.
@@ -14,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from aiohttp import web
@@ -33,10 +35,15 @@ from agentd.http.access import Access
 from agentd.http.body import Body, Pace
 from agentd.http.connection import Connection, Connections
 from agentd.http.download import Download
-from agentd.http.endpoint import Call, Dialect, FileResult, TextResult
+from agentd.http.ending import Ending
+from agentd.http.endpoint import Call, Dialect, FileResult, StreamResult, TextResult
 from agentd.http.health import Health
+from agentd.http.origin import Origins
 from agentd.http.problem import SERVER, internal, respond
 from agentd.http.router import Place, Route, Router
+from agentd.http.signing import Grant
+from agentd.http.socket import Socket, converse, handshake
+from agentd.http.stream import Stream
 from agentd.linux.threads import Pool
 from agentd.telemetry import Metrics, fields, request_id
 
@@ -81,6 +88,7 @@ class Exchange:
     route: Route | None = None
     error: AgentError | None = None
     response: web.StreamResponse | None = None
+    socket: Socket | None = None
 
     @property
     def endpoint(self) -> str:
@@ -101,10 +109,12 @@ class Server:
         writable: Callable[[], bool],
         metrics: Metrics,
         limits: Limits,
+        origins: Origins | None = None,
         receivers: int = 16,
     ) -> None:
         self._router = Router(tuple(dialects))
         self._access = access
+        self._origins = origins or Origins()
         self._health = Health(lambda: self._draining, writable)
         self._limits = limits
         self._receivers = Pool("ingest", receivers)
@@ -113,6 +123,7 @@ class Server:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._draining = False
+        self._ending = Ending()
         self._connections = Connections(
             self._handle,
             refused=self._refused,
@@ -139,7 +150,8 @@ class Server:
 
     async def drain(self, notice: float, timeout: float) -> bool:
         """Says on ``/readyz`` that it ends, accepts requests for ``notice`` seconds more, closes listeners and idle
-        connections, waits at most ``timeout`` seconds for the requests that run, and cancels them then.
+        connections, ends what would last, waits at most ``timeout`` seconds for the requests that run, and cancels
+        them then.
 
         Returns whether all ended by themselves.
         """
@@ -147,6 +159,7 @@ class Server:
         await asyncio.sleep(notice)
         for listener in self._listeners:
             listener.close()
+        self._ending.begin()
         self._close_idle()
         try:
             async with asyncio.timeout(timeout):
@@ -171,7 +184,11 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, query = _target(request)
         if (answer := await self._health.answer(request.method, path)) is not None:
+            if "Origin" in request.headers:
+                answer.headers["Access-Control-Allow-Origin"] = "*"
             return answer
+        if request.method == "OPTIONS" and "Origin" in request.headers:
+            return web.Response(headers={"Server": SERVER, **self._origins.preflight(request.headers)})
         ident = _request_id(request)
         place = self._router.find(path)
         body = Body(request, Pace(self._limits.body_stall_timeout, self._limits.body_min_rate), self._receivers)
@@ -192,11 +209,17 @@ class Server:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         """The answer, sent. Every failure ends here and becomes an answer; only a cancellation goes on."""
         result: object = None
+        stream: Stream | None = None
         try:
             result = await self._result(exchange)
+            if isinstance(result, web.WebSocketResponse):
+                return result
             if isinstance(result, FileResult):
                 download = Download(exchange.request, result)
                 return await self._send(exchange, download.response, download)
+            if isinstance(result, StreamResult):
+                stream = Stream(exchange.request, result, self._ending)
+                return await self._send(exchange, stream.response, stream)
             return await self._send(exchange, _response(result, exchange.route))
         except AgentError as error:
             exchange.error = error
@@ -208,6 +231,8 @@ class Server:
         finally:
             if isinstance(result, FileResult):
                 os.close(result.fd)
+            if stream is not None:
+                await stream.close(failed=exchange.error is not None)
         if exchange.request.writer.output_size == 0 and not isinstance(exchange.error, ClientGone):
             failure = respond(exchange.error, exchange.request_id, exchange.dialect, exchange.mount)
             try:
@@ -222,12 +247,12 @@ class Server:
         request, place, body = exchange.request, exchange.place, exchange.body
         if sum(len(name) + len(value) for name, value in request.raw_headers) > self._limits.header_bytes:
             raise HeaderTooLarge(f"the request's headers have more than {self._limits.header_bytes} bytes")
-        self._access.check(request.headers, request.remote or "unix")
+        route = place.route(request.method, request.headers.get("Upgrade", ""))
+        grant = self._admit(exchange, route)
         if not place.routes:
             raise NotFound("there is nothing at this path")
-        if request.method not in place.routes:
-            raise MethodNotAllowed("this path takes other methods", allow=sorted(place.routes))
-        route = place.routes[request.method]
+        if route is None:
+            raise MethodNotAllowed("this path takes other methods", allow=place.methods)
         exchange.route, exchange.dialect, exchange.mount = route, route.dialect, route.mount
         row = route.endpoint
         params = data = None
@@ -241,24 +266,65 @@ class Server:
         if row.body is not None:
             if body.length != 0 and not JSON_TYPE.match(request.headers.get("Content-Type", "application/json")):
                 raise UnsupportedMediaType("send the body as Content-Type: application/json")
-            data = codec.decode_json(await body.read(self._limits.json_bytes), row.body)
-        return await row.handler(Call(params, data, request.headers, body, exchange.request_id, exchange.mount))
+            data = codec.decode_json(await body.read(row.body_limit or self._limits.json_bytes), row.body)
+        call = Call(
+            *(params, data, request.headers, body, exchange.request_id, exchange.mount, self._ending.begun),
+            public_url=partial(self._origins.public_url, request.headers, request.remote, request.scheme),
+            sign=self._access.signer.sign,
+            grant=grant,
+        )
+        if row.socket:
+            return await self._converse(exchange, call, route)
+        try:
+            return await row.handler(call)
+        finally:
+            body.close()
+
+    def _admit(self, exchange: Exchange, route: Route | None) -> Grant | None:
+        """Raises where the caller may not ask; before anything is said about the path."""
+        request = exchange.request
+        if self._access.open:
+            self._origins.admit(request.headers)
+        peer = request.remote or "unix"
+        grant = None
+        if route is not None and route.endpoint.signed:
+            grant = self._access.redeem(exchange.query, request.method, peer)
+        if grant is None:
+            self._access.check(request.headers, peer)
+        return grant
+
+    async def _converse(self, exchange: Exchange, call: Call, route: Route) -> web.WebSocketResponse:
+        """The handshake, where failures are answers still, and all of the conversation, where none is."""
+        request = exchange.request
+        response = handshake(request, route.endpoint.longest_message)
+        response.headers["X-Request-Id"] = exchange.request_id
+        response.headers["Server"] = SERVER
+        try:
+            await response.prepare(request)
+            socket = Socket(request, response, self._limits.body_stall_timeout, self._ending)
+        except ConnectionError:
+            raise ClientGone("the client left before its socket was open") from None
+        exchange.response, exchange.socket = response, socket
+        handler = partial(route.endpoint.handler, call, socket)
+        exchange.error = await converse(socket, handler, route.dialect.close)
+        return response
 
     async def _send(
-        self, exchange: Exchange, response: web.StreamResponse, download: Download | None = None
+        self, exchange: Exchange, response: web.StreamResponse, content: Download | Stream | None = None
     ) -> web.StreamResponse:
         request, body = exchange.request, exchange.body
         exchange.response = response
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Server"] = SERVER
+        response.headers.update(self._origins.allow(request.headers))
         if self._draining or not body.keep_alive or body.awaits_continue:
             response.force_close()
         if isinstance(exchange.error, RequestTimeout) and isinstance(request.protocol, Connection):
             request.protocol.no_lingering()
         try:
             await response.prepare(request)
-            if download is not None:
-                await download.send(self._limits.body_stall_timeout)
+            if content is not None:
+                await content.send(self._limits.body_stall_timeout)
             await response.write_eof()
         except ConnectionError:
             raise ClientGone("the client left before the end of its answer") from None
@@ -277,11 +343,13 @@ class Server:
         code = error.code if error else ""
         status = error.status if error else response.status if response else 0
         status = GONE_STATUS if isinstance(error, ClientGone) else status
-        sent = response.body_length if response is not None else 0
+        received, sent = exchange.body.received, response.body_length if response is not None else 0
+        if exchange.socket is not None:
+            received, sent = exchange.socket.received, exchange.socket.sent
         self._seconds.observe(dialect, exchange.endpoint, value=seconds)
         if code:
             self._errors.add(dialect, code)
-        self._received.add(amount=exchange.body.received)
+        self._received.add(amount=received)
         self._sent.add(amount=sent)
         _log.info(
             "request",
@@ -290,7 +358,7 @@ class Server:
                 endpoint=exchange.endpoint,
                 status=status,
                 code=code,
-                bytes_in=exchange.body.received,
+                bytes_in=received,
                 bytes_out=sent,
                 ms=round(seconds * 1000, 2),
             ),

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -24,13 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user as the kernel and the password file know them. home: absolute, in sandbox terms."""
+    """A user as the kernel and the password file know them. home, shell: absolute, in sandbox terms."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
     name: str
     home: str
+    shell: str = "/bin/sh"
 
 
 class Users:
@@ -70,10 +71,20 @@ class Users:
         """The group's name, or the number as text."""
         return next((group.name for group in self._group.entries(self._root) if group.gid == gid), str(gid))
 
+    def group_id(self, group: str) -> int:
+        """The number of the group of that name, else of that number. UnknownUser; a number needs no entry."""
+        for entry in self._group.entries(self._root):
+            if entry.name == group:
+                return entry.gid
+        number = _id(group)
+        if number is None:
+            raise UnknownUser(f"no group {group!r} in the sandbox; give one of its group file, or a gid", group=group)
+        return number
+
     def _with_groups(self, account: "_Account") -> Identity:
         others = {group.gid for group in self._group.entries(self._root) if account.name in group.members}
         groups = (account.gid, *sorted(others - {account.gid}))
-        return Identity(account.uid, account.gid, groups, account.name, account.home)
+        return Identity(account.uid, account.gid, groups, account.name, account.home, account.shell)
 
 
 @contextmanager
@@ -124,6 +135,57 @@ def decided_as(identity: Identity, act: str, path: str) -> Iterator[None]:
             ) from error
 
 
+@contextmanager
+def becoming(identity: Identity) -> Iterator[None]:
+    """For its extent this thread is ``identity`` in everything but its saved uid, by which it comes back; a program
+    started inside is that user for good, without any capability where the uid is not 0.
+
+    Blocking code only, in threads that do nothing else. Meanwhile a process of that user may signal this very thread
+    (kill(2)), which ends a daemon that is not PID 1, but cannot trace it (ptrace(2) looks at the saved uid too).
+    PermissionDenied as `acting_as`. A thread that cannot return to its own ids ends the process.
+    """
+    if os.geteuid() != 0:
+        if identity.uid != os.geteuid():
+            raise _refusal(identity, "the daemon does not run as root")
+        yield
+        return
+    with ExitStack() as undo:
+        try:
+            _become(identity, undo)
+        except OSError as error:
+            raise _refusal(identity, f"the kernel refuses ({error.strerror})") from error
+        yield
+
+
+def _become(identity: Identity, undo: ExitStack) -> None:
+    """Each step that succeeds pushes what takes it back."""
+
+    def change(how: Callable[[], None], back: Callable[[], None]) -> None:
+        how()
+        undo.callback(_or_die, back)
+
+    groups, gid, own = os.getgroups(), os.getegid(), identity.uid == os.geteuid()
+    if identity.uid != 0:
+        syscalls.drop_ambient_capabilities()
+        syscalls.capset(syscalls.capget()._replace(inheritable=0))
+    # Without CAP_SETGID the daemon's own user is what the daemon is.
+    with suppress(PermissionError) if own else nullcontext():
+        change(lambda: syscalls.setgroups(identity.groups), lambda: syscalls.setgroups(groups))
+        change(lambda: syscalls.setresgid(*(identity.gid,) * 3), lambda: syscalls.setresgid(gid, gid, gid))
+    if not own:
+        change(lambda: syscalls.setresuid(identity.uid, identity.uid, 0), lambda: syscalls.setresuid(0, 0, 0))
+
+
+def _or_die(back: Callable[[], None]) -> None:
+    restored = False
+    try:
+        back()
+        restored = True
+    finally:
+        if not restored:
+            os._exit(70)
+
+
 @dataclass(frozen=True, slots=True)
 class _Credentials:
     """What the kernel asks for when this thread touches a file."""
@@ -167,6 +229,7 @@ class _Account:
     uid: int
     gid: int
     home: str
+    shell: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +304,8 @@ def _account(fields: list[str]) -> _Account | None:
     uid, gid = _id(fields[2]), _id(fields[3])
     if uid is None or gid is None:
         return None
-    return _Account(fields[0], uid, gid, fields[5] if fields[5].startswith("/") else "/")
+    home, shell = fields[5], fields[6].strip()
+    return _Account(fields[0], uid, gid, home if home[:1] == "/" else "/", shell if shell[:1] == "/" else "/bin/sh")
 
 
 def _group(fields: list[str]) -> _Group | None:

@@ -9,7 +9,7 @@ Where the kernel tells no mount ids (gVisor) such a mount, which only root can m
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agentd.errors import InvalidPath, PathReserved, PermissionDenied
@@ -85,6 +85,30 @@ class Reserved:
             if mount not in self._known_mounts and mount != syscalls.mount_id(dir_fd):
                 self._check_mount(mount, asked)
 
+    def hides(self) -> Callable[[int, str, os.stat_result], bool]:
+        """`check_entry` as a question, for a walk over many entries: only where something is mounted that shows a part
+        of a tree now, which root alone can do, is each entry's mount looked at."""
+        trees = self._trees
+        if not self._shown_elsewhere():
+            return lambda dir_fd, name, status: inode(status) in trees
+
+        def hidden(dir_fd: int, name: str, status: os.stat_result) -> bool:
+            try:
+                self.check_entry(dir_fd, name, status, name)
+            except (PathReserved, OSError):
+                return True
+            return False
+
+        return hidden
+
+    def _shown_elsewhere(self) -> bool:
+        trees = [tree for tree in self._trees.values() if tree.mount is not None]
+        try:
+            mounts = _read_mounts() if trees else {}
+        except OSError:
+            return True
+        return any(_shows(mounts, number, tree) for tree in trees for number in mounts if number != tree.mount)
+
     def is_within(self, fd: int) -> bool:
         """Whether ``fd`` is a reserved tree or one of its ancestors."""
         wanted = inode(os.fstat(fd))
@@ -143,12 +167,12 @@ def _read_mounts() -> dict[int, _Mount]:
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.split(b" ", 5) for line in file.read().splitlines()]
     return {
-        int(number): _Mount(int(parent), device, _unescaped(source), _unescaped(place))
+        int(number): _Mount(int(parent), device, unescaped(source), unescaped(place))
         for number, parent, device, source, place, _ in lines
     }
 
 
-def _unescaped(field: bytes) -> bytes:
+def unescaped(field: bytes) -> bytes:
     """proc_pid_mountinfo(5): blanks and backslashes are written in octal."""
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 

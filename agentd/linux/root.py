@@ -17,7 +17,7 @@ from typing import TypeVar
 from agentd.errors import Conflict, InvalidPath, NotFound, PermissionDenied, Unavailable
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.identity import Identity, Users
+from agentd.linux.identity import Identity, Users, decided_as
 from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.reserved import Reserved, inode
 from agentd.linux.walk import Errand, Stale, Walk, components, decided, may_write
@@ -41,12 +41,21 @@ T = TypeVar("T")
 
 
 class Opened(Descriptor):
-    """An open file or directory. path: absolute and resolved, in sandbox terms. stat: fstat at the time of opening."""
+    """An open file or directory. path: absolute and resolved, in sandbox terms. stat: fstat at the time of opening.
+    rights: whose rights bounded the opening, and bound whatever is opened by way of it."""
 
-    def __init__(self, fd: int, path: str, status: os.stat_result) -> None:
+    def __init__(self, fd: int, path: str, status: os.stat_result, rights: tuple[Identity, ...] = ()) -> None:
         super().__init__(fd)
         self.path = path
         self.stat = status
+        self.rights = rights
+
+    def check_enterable(self) -> None:
+        """PermissionDenied unless each of ``rights`` may enter this directory: one that was opened with O_PATH was
+        opened without asking its own mode."""
+        for identity in self.rights:
+            with os_errors("enter", self.path), decided_as(identity, "enter", self.path):
+                os.stat(".", dir_fd=self.fd)
 
 
 class Location(Descriptor):
@@ -129,6 +138,13 @@ class Root:
         """Whether the directory ``fd`` is the reserved tree or lies above it: then it is not to be moved or deleted."""
         return self._reserved.is_within(fd)
 
+    def hides(self) -> Callable[[int, str, os.stat_result], bool]:
+        """What tells a walk that an entry is the reserved tree, or a mount that shows a part of it: to be passed over.
+
+        It is given the directory (fd), one that was not hidden itself, the entry's name there and its lstat.
+        """
+        return self._reserved.hides()
+
     def real_path(self, fd: int) -> str:
         """The path of ``fd`` at this moment, absolute in sandbox terms. NotFound when it was deleted or moved away."""
         top = os.readlink(f"/proc/self/fd/{self.fd}").rstrip("/")
@@ -198,7 +214,7 @@ class Root:
             if found.changed() or (error.errno == errno.ELOOP and not was_link):
                 raise Stale from None
             raise
-        opened = Opened(fd, found.path, os.fstat(fd))
+        opened = Opened(fd, found.path, os.fstat(fd), found.rights)
         if found.stat is None or inode(opened.stat) != inode(found.stat):
             opened.close()
             raise Stale

@@ -37,25 +37,40 @@ async def in_thread(fn: Callable[[*Args], T], *args: *Args, pool: Pool = DISK, *
     that had not begun still runs. Its result is dropped, so what ``fn`` returns must free itself when it is dropped.
     """
     context = contextvars.copy_context()
-    # Futures refer to each other in a circle, so a result in one would keep its fds until the next garbage collection.
+    loop = asyncio.get_running_loop()
+    ended = _Ended(loop=loop)
+    # Not in the future, which an exception's traceback keeps alive, and the fds in the result with it.
     result: list[T] = []
 
     def job() -> None:
+        failure: BaseException | None = None
         try:
             result.append(context.run(fn, *args, **kwargs))
-        except StopIteration as stop:
-            # An asyncio future refuses StopIteration and would stay pending for ever (Python 3.11).
-            raise RuntimeError("the job raised StopIteration") from stop
+        except StopIteration as stop:  # which an asyncio future refuses
+            failure = RuntimeError("the job raised StopIteration")
+            failure.__cause__ = stop
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            failure = error
+        loop.call_soon_threadsafe(ended.set, failure)
+        del failure  # whose traceback leads back here
 
-    future = asyncio.get_running_loop().run_in_executor(pool.executor, job)
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
+    pool.executor.submit(job)
+    try:
+        await ended
+    except asyncio.CancelledError as cancelled:
         result.clear()
-        raise cancelled from future.exception()
-    future.result()
+        raise cancelled from ended.exception()
     return result.pop()
+
+
+class _Ended(asyncio.Future[None]):
+    """Refuses to be cancelled: the task that awaits it is cancelled when it is done (asyncio.Task.cancel)."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+    def set(self, failure: BaseException | None) -> None:
+        if failure is None:
+            self.set_result(None)
+        else:
+            self.set_exception(failure)

@@ -194,7 +194,7 @@ class _Merge:
 
     def run(self) -> None:
         try:
-            _walk([self.source, self.target], self._visit, self._leave)
+            walk([self.source, self.target], self._visit, self._leave)
         except OSError as failure:
             if failure.errno in _KIND_CHANGED:
                 raise self._conflict("/".join(self.source.names)) from failure
@@ -371,7 +371,7 @@ def prune(source_fd: int, target_fd: int, rights_check: Callable[[int, str], Non
                     deeper.append(name)
             return deeper
 
-        _walk([source, target], visit, lambda: None)
+        walk([source, target], visit, lambda: None)
 
 
 def sync_tree(dir_fd: int) -> None:
@@ -391,10 +391,10 @@ def sync_tree(dir_fd: int) -> None:
                         os.close(fd)
             return deeper
 
-        _walk([branch], visit, lambda: os.fsync(branch.fd))
+        walk([branch], visit, lambda: os.fsync(branch.fd))
 
 
-def _walk(branches: Sequence[Branch], visit: Callable[[], list[str]], leave: Callable[[], None]) -> None:
+def walk(branches: Sequence[Branch], visit: Callable[[], list[str]], leave: Callable[[], None]) -> None:
     """Depth first, all branches in step: `visit` on entering says which directories to enter, `leave` comes after."""
     pending = [visit()]
     while True:

@@ -141,6 +141,9 @@ class Walk(Descriptor):
 
     def _enter(self, name: str, entry: Descriptor, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
+            # A mount may show the reserved tree: what is there is not to be learnt from the refusal.
+            self._reserved.check_directory(self.fd, self._errand.asked)
+            self._reserved.check_entry(self.fd, name, status, self._errand.asked)
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         self._move(entry.detach())
         self._trail.append((name, status))
@@ -185,9 +188,9 @@ class Walk(Descriptor):
         """
         errand = self._errand
         self._reserved.check_place(os.path.join(self.directory, name), errand.asked)
+        self._reserved.check_directory(self.fd, errand.asked)
         if errand.make_parents is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self._reserved.check_directory(self.fd, errand.asked)
         self._made += 1
         if self._made > _MAKE_LIMIT:
             raise Stale

@@ -47,6 +47,11 @@ def open_reserved(workspace: int) -> int:
         os.close(fd)
         raise _foreign()
     os.fchmod(fd, 0o700)
+    with suppress(OSError):
+        # Git leaves it alone where the workspace is a repository: `git add` would publish the token (gitignore(5)).
+        ignore = os.open(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        with open(ignore, "w") as file:
+            file.write("*\n")
     return fd
 
 

@@ -7,6 +7,7 @@ written; from then on it finishes, if need be in the next life of the daemon.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from agentd.core.conflict import Kind
 from agentd.core.states import UploadState
@@ -15,13 +16,14 @@ from agentd.failpoints import hit
 from agentd.linux.copying import Stopped
 from agentd.linux.threads import LONG, Pool, in_thread
 from agentd.uploads import digest
-from agentd.uploads.journal import NO_DIGEST, Intent, Published, Rollback
+from agentd.uploads.journal import NO_DIGEST, Header, Intent, Published, Rollback
 from agentd.uploads.publish import Publisher, Staged
 from agentd.uploads.staging import Files, Store
 from agentd.uploads.upload import Spawn, Upload, start_job
 
 _log = logging.getLogger("agentd.uploads")
 
+ANSWER_FIRST = 0.05  # seconds; what is replaced may take longer to free than the whole completion
 DIGEST = Pool("digest", 2)  # apart, so that a long upload's digest keeps nobody from publishing
 
 
@@ -44,6 +46,7 @@ class Completion:
                 await next(iter(upload.writers.values())).done.wait()
             if upload.following is not None:
                 await asyncio.wait([upload.following])
+            await upload.closed()  # opened anew, so that what is published is what has the names
             upload.check_open()
             check_complete(upload)
             upload.turn(UploadState.COMPLETING)
@@ -72,7 +75,7 @@ class Completion:
         last = next(reversed(upload.parts.accepted.values()), None)
         wanted = upload.header.whole_sha256 is not None or (last is not None and last.sha256 is not None)
         idle = upload.following is None and upload.completion is None  # which hashes the rest itself
-        if wanted and idle and upload.whole.position < upload.parts.prefix_bytes:
+        if wanted and idle and upload.parts.count > 1 and upload.whole.position < upload.parts.prefix_bytes:
             upload.following = start_job(self._spawn, self._follow(upload))
 
     async def _follow(self, upload: Upload) -> None:
@@ -86,7 +89,8 @@ class Completion:
             upload.following = None
 
     def clean(self, upload: Upload, staged: Staged | None = None) -> None:
-        """Frees what an ended upload left, while others work; what a crash leaves of it the next daemon does.
+        """Frees what an ended upload left, once its answer is likely to be out, for that keeps the file system busy;
+        what a crash leaves of it the next daemon does.
 
         ``staged`` None: of an earlier daemon.
         """
@@ -94,6 +98,7 @@ class Completion:
         async def run() -> None:
             try:
                 if staged is not None:
+                    await asyncio.sleep(ANSWER_FIRST)
                     await in_thread(staged.discard, pool=LONG)
                 else:
                     await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
@@ -120,9 +125,7 @@ class Completion:
         beside = False
         while True:
             whole = await _check_content(upload, files, sha256)
-            await in_thread(self._store.check_place)
-            stage = self._publisher.stage
-            staged = await in_thread(stage, upload.header, files, beside, upload.stopping, pool=LONG)
+            staged = await in_thread(self._stage, upload.header, files, beside, upload.stopping, pool=LONG)
             try:
                 await self._act(upload, staged, whole or NO_DIGEST)
             except BaseException:
@@ -145,6 +148,10 @@ class Completion:
             await in_thread(staged.keep.close, pool=LONG)
             raise  # the intent stays: the next completion finds that this one published
         self.clean(upload, staged)
+
+    def _stage(self, header: Header, files: Files, beside: bool, stop: Callable[[], bool]) -> Staged:
+        self._store.check_place()
+        return self._publisher.stage(header, files, beside, stop)
 
     async def _act(self, upload: Upload, staged: Staged, whole: bytes) -> None:
         """Announces the act and does it; where the staged object did not become the target, the intent is withdrawn."""
@@ -197,7 +204,10 @@ async def _check_content(upload: Upload, files: Files, sha256: bytes | None) -> 
     await _check_parts(upload, files.data)
     whole = None
     if sha256 is not None or upload.header.whole_sha256 is not None:
-        whole = await in_thread(upload.whole.advance, files.data, upload.header.size, upload.stopping, pool=LONG)
+        if upload.parts.count == 1:
+            whole = upload.parts.accepted[0].sha256
+        if whole is None:
+            whole = await in_thread(upload.whole.advance, files.data, upload.header.size, upload.stopping, pool=LONG)
         upload.check_open()
         check_whole(whole, sha256)
         check_whole(whole, upload.header.whole_sha256)
@@ -207,6 +217,8 @@ async def _check_content(upload: Upload, files: Files, sha256: bytes | None) -> 
 
 async def _check_parts(upload: Upload, fd: int) -> None:
     """UploadFailed where ``fd`` does not hold what was accepted before the machine booted."""
+    if not upload.unverified:
+        return
     parts = [(n, upload.parts.span(n), upload.parts.accepted[n].xxh3) for n in sorted(upload.unverified)]
     lost = await in_thread(digest.first_changed, fd, parts, upload.stopping, pool=LONG)
     upload.check_open()

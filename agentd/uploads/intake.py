@@ -12,7 +12,7 @@ all turns are taken                            waits for one, `TURN_SECONDS` at 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -49,7 +49,9 @@ class Intake:
                     await body.discard()
                     return True
                 case Offer.COMPARE:
-                    digests = await self._receive(upload, number, body, Hashes(sha256=sha256 is not None), sha256)
+                    hashes = Hashes(sha256=sha256 is not None)
+                    await self._receive(upload, number, body, hashes.write)
+                    digests = _checked(number, hashes, sha256)
                     upload.check_open()
                     upload.parts.same(number, digests)
                     return True
@@ -80,38 +82,73 @@ class Intake:
             upload.slots.release()
 
     async def _write(self, upload: Upload, number: int, body: Body, sha256: bytes | None) -> None:
+        """Where only the daemon's death has to be survived, the thread that takes the last byte writes the record too;
+        else the record waits for the next flush."""
         writer = upload.writers[number] = Writer(body)
+        span = upload.parts.span(number)
+        hashes = Hashes(sha256=sha256 is not None)
+        written: list[journal.Part] = []
         try:
-            span = upload.parts.span(number)
             async with upload.files() as files:
                 upload.check_open()
-                await in_thread(reserve, files.data, span, self._free_floor)
-                sink = Sink(files.data, span.offset, sha256=sha256 is not None)
-                digests = await self._receive(upload, number, body, sink, sha256)
-                writer.received = True
+
+                def begin() -> None:
+                    if not files.linked:
+                        raise _Gone
+                    reserve(files.data, span, self._free_floor)
+
+                def arrived() -> journal.Part:
+                    digests = _checked(number, hashes, sha256)
+                    hit("part.after_digest")
+                    return journal.Part.of(number, span.length, digests, time.time(), BOOT_ID)
+
+                def end() -> None:
+                    writer.keep()
+                    part = arrived()
+                    upload.write_down(files, [part])
+                    written.append(part)
+
+                at_once = not upload.durable and body.length is not None
+                sink = Sink(files.data, span, hashes, begin=begin, end=end if at_once else None)
+                if body.awaits_continue:
+                    await in_thread(begin)
+                try:
+                    await self._receive(upload, number, body, sink.write)
+                finally:
+                    for part in written:  # and so it is accepted, whatever became of the request
+                        upload.accept(number, part.digests, part.time)
+                if written:
+                    return hit("sync.before_ack")
+                writer.keep()
                 upload.check_open()
-                hit("part.after_digest")
-                now = time.time()
-                part = journal.Part.of(number, span.length, digests, now, BOOT_ID)
-                await upload.record(part, then=lambda: upload.accept(number, digests, now))
+                part = arrived()
+                await upload.record(part, then=lambda: upload.accept(number, part.digests, part.time))
+        except _Gone:
+            raise upload.lost() from None
         finally:
             del upload.writers[number]
             writer.done.set()
 
-    async def _receive(
-        self, upload: Upload, number: int, body: Body, into: Sink | Hashes, sha256: bytes | None
-    ) -> Digests:
-        """Reads the whole part. Errors: PartSizeMismatch, InvalidPartChecksum, and what ``body`` raises."""
+    async def _receive(self, upload: Upload, number: int, body: Body, write: Callable[[memoryview], None]) -> None:
+        """Reads the whole part. Errors: PartSizeMismatch, and what ``body`` and ``write`` raise."""
         limit = upload.parts.span(number).length
         try:
-            received = await body.receive(into.write, limit, partial(self._turn, upload))
+            received = await body.receive(write, limit, partial(self._turn, upload))
         except RequestTooLarge:
             received = limit + 1
         upload.parts.check_length(number, received)
-        hit("part.after_last_write")
-        digests = into.digests()
-        if sha256 is not None and digests.sha256 != sha256:
-            raise InvalidPartChecksum(
-                f"part {number} arrived with another SHA-256 than the declared one: send it again", part_number=number
-            )
-        return digests
+
+
+class _Gone(Exception):
+    """Somebody has deleted the upload's files."""
+
+
+def _checked(number: int, hashes: Hashes, sha256: bytes | None) -> Digests:
+    """The digests of the whole part; InvalidPartChecksum where the SHA-256 is another than the declared one."""
+    hit("part.after_last_write")
+    digests = hashes.digests()
+    if sha256 is not None and digests.sha256 != sha256:
+        raise InvalidPartChecksum(
+            f"part {number} arrived with another SHA-256 than the declared one: send it again", part_number=number
+        )
+    return digests

@@ -16,8 +16,9 @@ a slot that is neither zero nor valid, or a valid one behind a zero one, is dama
 import os
 import secrets
 import struct
+import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -193,18 +194,23 @@ class Journal:
     offset: int  # where the records begin, in bytes
     capacity: int  # records that the file has room for
     used: int = 0  # slots that are taken
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def append(self, fd: int, records: list[Record]) -> None:
-        """Writes ``records`` into the next slots with one call. Blocks. On an error no slot counts as taken."""
-        data = b"".join(encode_record(record, self.used + i, self.salt) for i, record in enumerate(records))
-        position = self.offset + self.used * RECORD.size
-        try:
-            write_at(fd, data, position)
-        except OSError:
-            with suppress(OSError):  # what was refused must not be found after a crash
-                write_at(fd, bytes(len(data)), position)
-            raise
-        self.used += len(records)
+        """Writes ``records`` into the next slots with one call. Blocks. On an error no slot counts as taken.
+
+        Threads take turns; records are found in the order in which they were appended.
+        """
+        with self._turn:
+            data = b"".join(encode_record(record, self.used + i, self.salt) for i, record in enumerate(records))
+            position = self.offset + self.used * RECORD.size
+            try:
+                write_at(fd, data, position)
+            except OSError:
+                with suppress(OSError):  # what was refused must not be found after a crash
+                    write_at(fd, bytes(len(data)), position)
+                raise
+            self.used += len(records)
 
     @property
     def room(self) -> int:

@@ -27,7 +27,7 @@ from agentd.linux.oserrors import PUBLISH, os_errors
 from agentd.linux.places import Place, Places
 from agentd.linux.reserved import Inode, inode
 from agentd.linux.root import Location, Opened, Root
-from agentd.linux.settling import rename_new, settle
+from agentd.linux.settling import rename_new, settle, sync_upwards
 from agentd.linux.syscalls import RENAME_EXCHANGE, renameat2
 from agentd.uploads.archive import ArchiveLimits, unpack
 from agentd.uploads.journal import Header, Intent
@@ -132,16 +132,7 @@ class Publisher:
         fd = os.open(".", _DIRECTORY, dir_fd=staged.source)
         os.fsync(fd)
         os.close(fd)
-        fd = os.open(".", _DIRECTORY, dir_fd=staged.location.dir_fd)
-        device = os.fstat(fd).st_dev
-        while True:
-            os.fsync(fd)
-            parent = os.open("..", _DIRECTORY, dir_fd=fd)
-            here, above = os.fstat(fd), os.fstat(parent)
-            os.close(fd)
-            fd = parent
-            if above.st_dev != device or above.st_ino == here.st_ino:
-                return os.close(fd)
+        sync_upwards(staged.location.dir_fd)
 
     def was_published(self, header: Header, files: Files, intent: Intent) -> bool:
         """Whether what ``intent`` announced happened. In doubt it did not: it is repeated, from what is still there.

@@ -41,6 +41,7 @@ from agentd.linux.root import Root
 from agentd.linux.threads import LONG, in_thread
 from agentd.uploads import journal, recovery
 from agentd.uploads.completion import Completion, check_complete, check_whole
+from agentd.uploads.holding import Idle
 from agentd.uploads.intake import Intake
 from agentd.uploads.publish import Publisher
 from agentd.uploads.staging import Store
@@ -74,6 +75,7 @@ class Uploads:
         self._intake = Intake(limits.parts_at_once, limits.min_free_bytes)
         self._start = spawn
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = Idle(self._spawn)
         self._completion = Completion(publisher, store, self._spawn)
         self._uploads: dict[str, Upload] = {}
         self._keys: dict[bytes, tuple[bytes, asyncio.Future[Upload]]] = {}
@@ -89,7 +91,7 @@ class Uploads:
         found = await in_thread(recovery.scan, self._store, pool=LONG)
         hit("recover.after_scan")
         for recovered in found.uploads:
-            upload = Upload(recovered.journal, self._store, self._spawn)
+            upload = Upload(recovered.journal, self._store, self._spawn, self._idle)
             recovery.restore(upload, recovered)
             self._uploads[upload.id] = upload
             if upload.header.key is not None:
@@ -131,6 +133,8 @@ class Uploads:
             await self._quiesce(upload)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for upload in self._uploads.values():
+            await upload.closed()
         await in_thread(self._store.close)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -254,7 +258,7 @@ class Uploads:
             raise fault or error from error
         finally:
             self._unborn.remove(new.size)
-        upload = self._uploads[header.upload_id] = Upload(made, self._store, self._spawn)
+        upload = self._uploads[header.upload_id] = Upload(made, self._store, self._spawn, self._idle)
         upload.stop = _closing if self._closing else None
         self._wake_by(upload.expires)
         hit("create.before_ack")

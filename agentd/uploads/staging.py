@@ -18,7 +18,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,11 @@ class Files:
     journal: int
     data: int
     data_size: int
+
+    @property
+    def linked(self) -> bool:
+        """Whether nobody has deleted them."""
+        return all(fd >= 0 and os.fstat(fd).st_nlink for fd in (self.journal, self.data))
 
     def close(self) -> None:
         for fd in (self.directory, self.journal, self.data):
@@ -261,26 +266,41 @@ def _release(fd: int, span: Span) -> None:
 
 
 class Sink:
-    """Takes the bytes of one part, in order: hashes them and writes them at their place. One thread at a time."""
+    """Takes the bytes of one part, in order: hashes them and writes them at their place. One thread at a time.
 
-    def __init__(self, fd: int, offset: int, *, sha256: bool) -> None:
+    begin: called before the first byte. end: called after the last one. Both in the thread that writes.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        span: Span,
+        hashes: "Hashes",
+        *,
+        begin: Callable[[], None],
+        end: Callable[[], None] | None,
+    ) -> None:
         self._fd = fd
-        self._begin = self._offset = offset
-        self._hashes = Hashes(sha256=sha256)
+        self._span = span
+        self._hashes = hashes
+        self._begin = begin
+        self._end = end
+        self._taken = 0
 
     def write(self, piece: memoryview) -> None:
+        if not self._taken:
+            self._begin()
         self._hashes.write(piece)
-        journal.write_at(self._fd, piece, self._offset)
-        if self._offset == self._begin:
+        journal.write_at(self._fd, piece, self._span.offset + self._taken)
+        if not self._taken:
             hit("part.after_first_write")
-        self._offset += len(piece)
-
-    def digests(self) -> Digests:
-        return self._hashes.digests()
+        self._taken += len(piece)
+        if self._end is not None and self._taken == self._span.length:
+            self._end()
 
 
 class Hashes:
-    """The digests of a part's bytes, of which nothing is kept."""
+    """The digests of a part's bytes."""
 
     def __init__(self, *, sha256: bool) -> None:
         self._xxh3 = xxhash.xxh3_128()

@@ -6,27 +6,31 @@ Everything here runs on the loop and changes state synchronously; only files are
 import asyncio
 import errno
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from agentd.core.parts import Digests, PartTable
 from agentd.core.states import UploadState, check_transition, refusal
-from agentd.errors import AgentError, InsufficientStagingSpace, NoSpace, Unavailable
+from agentd.errors import AgentError, ClientGone, InsufficientStagingSpace, NoSpace, Unavailable
 from agentd.failpoints import hit
 from agentd.linux.oserrors import translate
 from agentd.linux.threads import in_thread
 from agentd.uploads.digest import WholeDigest
+from agentd.uploads.holding import Holding, Idle
 from agentd.uploads.journal import Intent, Journal, Published, Record
 from agentd.uploads.staging import Files, Store
 
 T = TypeVar("T")
 Batch = list[tuple[Record, Callable[[], None], asyncio.Future[None]]]
 _BROKEN = frozenset({errno.EIO, errno.EUCLEAN, errno.ESTALE, errno.EBADF})
+_TAKES_PARTS = frozenset({UploadState.CREATED, UploadState.UPLOADING, UploadState.STAGED})
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 Turn = Callable[[], AbstractAsyncContextManager[object]]
 
@@ -43,6 +47,10 @@ class Body(Protocol):
 
         ``turn`` is entered whenever there are bytes, for a few MiB at most."""
 
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client sends nothing until `receive` begins."""
+
     async def discard(self) -> None:
         """Drops the bytes."""
 
@@ -56,18 +64,29 @@ class Writer:
 
     body: Body
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    received: bool = False
+    _decision: threading.Lock = field(default_factory=threading.Lock)
+    _kept: bool = False
+    _gone: bool = False
 
     def let_go(self) -> None:
         """Asks for the part; a writer that has the whole body is awaited instead."""
-        if not self.received:
+        with self._decision:
+            self._gone = not self._kept
+        if self._gone:
             self.body.cut()
+
+    def keep(self) -> None:
+        """Says, from any thread, that the whole body is there. ClientGone where it was asked to let go before."""
+        with self._decision:
+            if self._gone:
+                raise ClientGone("another request has taken this part over")
+            self._kept = True
 
 
 class Upload:
     """Owned by `registry.Uploads`. Times are seconds since the epoch."""
 
-    def __init__(self, journal: Journal, store: Store, spawn: Spawn) -> None:
+    def __init__(self, journal: Journal, store: Store, spawn: Spawn, idle: Idle) -> None:
         # The client's metadata is kept on the disk alone.
         header = msgspec.structs.replace(journal.header, metadata=b"")
         journal.header = header
@@ -90,15 +109,10 @@ class Upload:
         self.following: asyncio.Future[None] | None = None
         self.cleaning: asyncio.Future[None] | None = None
         self.unverified: set[int] = set()  # parts accepted before the machine booted
-        self._store = store
         self._spawn = spawn
         self._queue: Batch = []
         self._committing = False
-        self._files: Files | None = None
-        self._holders = 0
-        self._opening = asyncio.Lock()
-        self._closed = asyncio.Event()
-        self._closed.set()
+        self._holding = Holding(partial(store.open, header.upload_id), self._lingers, idle)
 
     @property
     def id(self) -> str:
@@ -179,40 +193,31 @@ class Upload:
 
     @asynccontextmanager
     async def files(self) -> AsyncIterator[Files]:
-        """The upload's files, opened for the first holder and closed after the last.
+        """The upload's open files.
 
         UploadFailed where they are no longer there, or not whole: what was accepted is lost.
         """
-        self._holders += 1
-        self._closed.clear()
-        try:
-            async with self._opening:
-                if self._files is None:
-                    opened: list[Files] = []
-                    try:
-                        await in_thread(lambda: opened.append(self._store.open(self.id)))
-                    except FileNotFoundError:
-                        self.intent = None
-                        self.fail("state_lost")
-                    finally:
-                        self._files = opened[0] if opened else None
-                    if self._files is not None and self._files.data_size != self.header.size and not self.state.ended:
-                        self.fail("state_lost")
-            if self._files is None:
-                raise refusal(UploadState.FAILED, "state_lost") or AssertionError
-            yield self._files
-        finally:
-            self._holders -= 1
-            if self._holders == 0:
-                files, self._files = self._files, None
-                if files is not None:
-                    await in_thread(files.close)
-                if self._holders == 0:
-                    self._closed.set()
+        async with AsyncExitStack() as stack:
+            try:
+                files = await stack.enter_async_context(self._holding.held())
+            except FileNotFoundError:
+                raise self.lost() from None
+            if files.data_size != self.header.size and not self.state.ended:
+                self.fail("state_lost")
+            yield files
+
+    def lost(self) -> Exception:
+        """The upload's files are not there any more: it fails, with this."""
+        self.intent = None
+        self.fail("state_lost")
+        return refusal(UploadState.FAILED, "state_lost") or AssertionError()
+
+    def _lingers(self) -> bool:
+        return not self.sealed and self.stop is None and self.state in _TAKES_PARTS
 
     async def closed(self) -> None:
         """Returns when no file of the upload is open: what was published can be executed then (ETXTBSY, execve(2))."""
-        await self._closed.wait()
+        await self._holding.closed()
 
     async def record(self, record: Record, then: Callable[[], None] = lambda: None) -> None:
         """Makes ``record`` as durable as the upload is, then calls ``then``, which changes the state.
@@ -235,7 +240,7 @@ class Upload:
                     while self._queue:
                         room = self.journal.room if self.durable else len(self._queue)
                         batch, self._queue = self._queue[:room], self._queue[room:]
-                        await in_thread(self._write, files, [record for record, _, _ in batch])
+                        await in_thread(self.write_down, files, [record for record, _, _ in batch])
                         for _, then, done in batch:
                             then()
                             hit("sync.before_ack")
@@ -256,7 +261,8 @@ class Upload:
             if not done.done():
                 done.set_exception(why)
 
-    def _write(self, files: Files, records: list[Record]) -> None:
+    def write_down(self, files: Files, records: list[Record]) -> None:
+        """Makes ``records`` last, in the journal. Blocks."""
         hit("sync.before_data")
         if self.durable and files.data >= 0:
             os.fdatasync(files.data)

@@ -1,10 +1,12 @@
 """One daemon for all the tests of a module; each test has a directory of its own below its root."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.api.trees import Reader
 from tests.conftest import Daemon
 from tests.uploading import Client
 
@@ -39,3 +41,10 @@ def home(shared: Daemon, tmp_path: Path) -> Path:
 def target(home: Path) -> str:
     """A path in the sandbox at which nothing is."""
     return f"/workspace/{home.name}/target"
+
+
+@pytest.fixture
+def reader(shared: Daemon, home: Path) -> Iterator[Reader]:
+    """The routes that read many entries, for the test's own directory, which may be too deep or large to stay."""
+    yield Reader(shared, home)
+    subprocess.run(["rm", "-rf", home], check=True)

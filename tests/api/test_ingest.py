@@ -91,7 +91,40 @@ def test_parts_that_end_in_any_way_leave_no_fds_open(start_daemon: StartDaemon) 
         leave(gone)
         assert client.part(session, 2, bytes(PART), "0" * 64).status == 400
     client.send(session, content)
+    assert client.abort(session).status == 204
     assert settled(daemon, before) == before
+
+
+def staging_files(daemon: Daemon) -> list[str]:
+    return [place for place in fds(daemon) if place.endswith("/data")]
+
+
+def test_a_staging_file_stays_open_between_parts_and_no_longer_than_its_upload(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(*FLAGS)
+    before = fds(daemon)
+    client, content = Client(daemon), content_of(2 * PART)
+    session = client.begin("target", len(content))
+    for number in range(2):
+        client.send(session, content, (number,))
+        assert len(staging_files(daemon)) == 1
+    assert client.complete(session).status == 200
+    assert settled(daemon, before) == before
+
+
+def test_few_staging_files_stay_open_however_many_uploads_there_are(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--uploads-part-size", "1")
+    client = Client(daemon)
+    sessions = [client.begin(f"target{n}", 2) for n in range(20)]
+    for number in range(2):
+        for session in sessions:
+            client.send(session, b"ab", (number,))
+    for _ in range(200):
+        if len(staging_files(daemon)) <= 16:
+            break
+        threading.Event().wait(0.01 * UNIT)
+    assert len(staging_files(daemon)) == 16
+    assert all(client.complete(session, sha256(b"ab")).status == 200 for session in sessions)
+    assert staging_files(daemon) == []
 
 
 def settled(daemon: Daemon, expected: list[str]) -> list[str]:

@@ -65,6 +65,8 @@ class Bytes:
             raise ClientGone("left")
         return len(self._content)
 
+    awaits_continue = False
+
     async def discard(self) -> None:
         pass
 
@@ -109,6 +111,8 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         self.run(asyncio.wait(self._tasks)) if self._tasks else None
+        for upload in self.uploads.list():
+            self.run(upload.closed())
         self._store.close()
         self._close()
 

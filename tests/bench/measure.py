@@ -53,6 +53,12 @@ def peak_bytes(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
+def resident_bytes(pid: int) -> int:
+    """What the process has in memory now: VmRSS of proc(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
 def quiet(pid: int) -> tuple[float, float]:
     """Waits until the process does nothing; then as `spent`. A process that goes on after its answer is charged too."""
     before = spent(pid)

@@ -22,7 +22,7 @@ Of = Callable[[Sample], float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes; rounds: that count."""
+    """Bytes; rounds: that count. entries, many_entries: of a directory or a tree."""
 
     whole: int = GiB
     part: int = 8 * MiB
@@ -31,9 +31,21 @@ class Sizes:
     small: int = MiB
     sparse: int = 100 * GiB
     rounds: int = 7
+    entries: int = 100_000
+    many_entries: int = 1_000_000
 
 
-QUICK = Sizes(whole=16 * MiB, part=MiB, large_part=2 * MiB, replaced=4 * MiB, small=65536, sparse=GiB, rounds=1)
+QUICK = Sizes(
+    whole=16 * MiB,
+    part=MiB,
+    large_part=2 * MiB,
+    replaced=4 * MiB,
+    small=65536,
+    sparse=GiB,
+    rounds=1,
+    entries=1000,
+    many_entries=1000,
+)
 
 
 @dataclass(frozen=True)
@@ -160,13 +172,20 @@ def declared(bench: Bench) -> Iterator[Line]:
         pieces = [bench.source.read(offset, MiB) for offset in range(0, bench.sizes.whole, MiB)]
         return sample(os.getpid(), act)
 
-    acts = (lambda: bench.ours(1, digests), lambda: bench.ours(4, digests), bare)
-    one, four, hashed = in_turn(bench.sizes.rounds, *acts)
-    what = "parts with a declared SHA-256, against hashlib over the same bytes in memory:"
-    costs = f"CPU of {what[:-1]} (the parts' digests and the whole's, which follows)"
-    yield _cpu(bench, "3", costs, "", [one, hashed])
-    for name, samples in (("one connection", one), ("four connections", four)):
-        yield _wall("3", f"time of {what} {name}", "", [samples, hashed])
+    with bench.bare("loop") as plain:
+        acts = (lambda: bench.ours(2, digests), lambda: bench.ours(1, digests), bare, lambda: bench.theirs(plain))
+        two, one, hashed, floor = in_turn(bench.sizes.rounds, *acts)
+    what = "CPU of parts with a declared SHA-256, two at once, against"
+    for times, goal in ((1, "1.1"), (2, "")):
+        least = [_sum(under, *[hash_] * times) for under, hash_ in zip(floor, hashed, strict=True)]
+        name = "one hash" if times == 1 else "two (the parts' and the whole's, which follows)"
+        yield _cpu(bench, "3", f"{what} the bare loop and {name}", goal, [two, least])
+    for name, samples in (("one connection", one), ("two connections", two)):
+        yield _wall("3", f"time of the same over {name}, against hashlib alone", "", [samples, hashed])
+
+
+def _sum(*samples: Sample) -> Sample:
+    return Sample(*(sum(values) for values in zip(*((s.wall, s.user, s.system) for s in samples), strict=True)))
 
 
 def against_nginx(bench: Bench) -> Iterator[Line]:
@@ -251,27 +270,34 @@ def complete(bench: Bench) -> Iterator[Line]:
 def _complete_sizes(bench: Bench, durability: str) -> Iterator[Line]:
     daemon = bench.daemon(durability=durability)
     whole, small = bench.sizes.whole, bench.sizes.small
-    digests = bench.digests(bench.sizes.part)
+    digests, declared = bench.digests(bench.sizes.part), bench.source.sha256(0, whole)
+    uploads: Samples = []
 
-    def of(size: int, *, digest: bool) -> Callable[[], Sample]:
-        declared = bench.source.sha256(0, size) if digest else None
-        each = (digests if size == whole else [bench.source.sha256(0, size)]) if digest else None
+    def of(size: int) -> Sample:
+        session = daemon.create(size)
+        *first, last = daemon.all_parts(session)
+        send(daemon.port, bench.source, first, 4)
+        return _completed(bench, daemon, session, last)
 
-        def act() -> Sample:
-            session = daemon.create(size)
-            *first, last = daemon.all_parts(session, each)
-            send(daemon.port, bench.source, first, 4)
-            return _completed(bench, daemon, session, last, declared)
+    def followed() -> Sample:
+        """The completion right after the last of all parts in their order; the whole time goes to ``uploads``."""
+        session = daemon.create(whole)
+        began = time.perf_counter()
+        with Connection(daemon.port) as connection:
+            for part in daemon.all_parts(session, digests):
+                connection.put(part, bench.source)
+            sent = time.perf_counter()
+            daemon.complete_on(connection, session, declared)
+        ended = time.perf_counter()
+        daemon.remove()
+        uploads.append(Sample(ended - began, 0, 0))
+        return Sample(ended - sent, 0, 0)
 
-        return act
-
-    big, little, hashed = in_turn(
-        bench.sizes.rounds, of(whole, digest=False), of(small, digest=False), of(whole, digest=True)
-    )
+    big, little, hashed = in_turn(bench.sizes.rounds, lambda: of(whole), lambda: of(small), followed)
     size = f"{whole // MiB} MiB ({durability})"
-    yield _moment("7", f"complete of {size}, no digest, against {small / MiB:g} MiB", "", [big, little])
-    what = f"complete of {size} with a digest that has followed all but the last part, against none"
-    yield _moment("7", what, "", [hashed, big])
+    yield _moment("7", f"complete of {size}, no digest, against {small / MiB:g} MiB", "20 ms", [big, little])
+    what = f"complete of {size} with a digest, right after its parts in their order, against the whole upload"
+    yield _moment("7", what, "0.05", [hashed, uploads[-len(hashed) :]])
 
 
 def _complete_replacing(bench: Bench, durability: str) -> Iterator[Line]:
@@ -282,22 +308,20 @@ def _complete_replacing(bench: Bench, durability: str) -> Iterator[Line]:
         session = daemon.create(size)
         *first, last = daemon.all_parts(session)
         send(daemon.port, bench.source, first, 4)
-        return _completed(bench, daemon, session, last, None, keep=keep)
+        return _completed(bench, daemon, session, last, keep=keep)
 
     fresh, replacing = in_turn(bench.sizes.rounds, lambda: act(keep=True), lambda: act(keep=False))
     what = f"complete that replaces {size // MiB} MiB ({durability}), against a fresh target"
     yield _moment("7", what, "1.3", [replacing, fresh])
 
 
-def _completed(
-    bench: Bench, daemon: Agentd, session: Any, last: Any, digest: str | None, *, keep: bool = False
-) -> Sample:
+def _completed(bench: Bench, daemon: Agentd, session: Any, last: Any, *, keep: bool = False) -> Sample:
     """Sends the ``last`` part once the daemon is quiet, and then takes the time of the completion alone."""
     sample(daemon.pid, lambda: None)
     with Connection(daemon.port) as connection:
         connection.put(last, bench.source)
         began = time.perf_counter()
-        daemon.complete_on(connection, session, digest)
+        daemon.complete_on(connection, session)
         took = time.perf_counter() - began
     if not keep:
         daemon.remove()
@@ -330,7 +354,15 @@ def download(bench: Bench) -> Iterator[Line]:
 
 
 def peak(bench: Bench) -> Iterator[Line]:
-    found = max((daemon.peak for daemon in bench.daemons), default=0)
+    """Of a daemon that has done nothing before."""
+    daemon = bench.daemon(part_size=4 * bench.sizes.part)
+    idle = daemon.peak
+    session = daemon.create(bench.sizes.whole)
+    send(daemon.port, bench.source, daemon.all_parts(session), 16)
+    daemon.abort(session)
+    over = daemon.peak - idle
+    yield Line("9", "peak resident memory over idle, 16 parts at once", "16 MiB", f"{over / MiB:.1f} MiB")
+    found = max(daemon.peak for daemon in bench.daemons)
     yield Line("9", "peak resident memory of the daemons of all rows", "", f"{found / MiB:.0f} MiB")
 
 

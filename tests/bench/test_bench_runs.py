@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.bench.__main__ import main
-from tests.bench.rows import ROWS
+from tests.bench.__main__ import ROWS, main
 
 
 @pytest.mark.parametrize("row", [name for name in ROWS if name != "9"])

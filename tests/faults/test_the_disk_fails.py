@@ -49,15 +49,29 @@ def test_a_completion_that_fails_says_the_truth_about_the_target(start_daemon: S
     assert (daemon.root / "workspace/target/f").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("before", [(), (0,)])
 @pytest.mark.parametrize("what", ["", "data"])
-def test_an_upload_whose_files_are_deleted_says_that_it_lost_them(start_daemon: StartDaemon, what: str) -> None:
+def test_an_upload_whose_files_are_deleted_says_that_it_lost_them(
+    start_daemon: StartDaemon, what: str, before: tuple[int, ...]
+) -> None:
     daemon = start_daemon(*FLAGS)
     client = Client(daemon)
     session = client.begin("target", len(CONTENT))
+    client.send(session, CONTENT, before)
     place = daemon.root / "workspace/.nullspace/uploads/v1" / session["upload_id"]
     shutil.rmtree(place) if not what else (place / what).unlink()
     assert reason(client.part(session, 1, CONTENT[PART : 2 * PART])) == (409, "upload_state_lost")
     assert client.status(session)["status"] == "failed"
+
+
+def test_a_completion_of_files_that_were_deleted_says_that_they_are_lost(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(*FLAGS)
+    client = Client(daemon)
+    session = client.begin("target", len(CONTENT))
+    client.send(session, CONTENT)
+    (daemon.root / "workspace/.nullspace/uploads/v1" / session["upload_id"] / "data").unlink()
+    assert reason(client.complete(session)) == (409, "upload_state_lost")
+    assert not (daemon.root / "workspace/target").exists()
 
 
 def test_an_abort_after_the_intent_loses_against_the_completion(start_daemon: StartDaemon) -> None:

@@ -30,7 +30,7 @@ PATH_ERRORS = (
 )
 
 
-class FileInfo(Struct, kw_only=True):
+class FileInfo(Struct):
     name: str
     path: str
     is_dir: bool
@@ -40,7 +40,7 @@ class FileInfo(Struct, kw_only=True):
     permissions: str
     owner: str
     group: str
-    modified_time: str
+    modified_time: datetime
     symlink_target: str | UnsetType = UNSET
 
 
@@ -81,14 +81,22 @@ def file_info(entry: Entry) -> FileInfo:
         permissions=mode,
         owner=entry.owner,
         group=entry.group,
-        modified_time=rfc3339(entry.modified),
+        modified_time=moment(entry.modified),
         symlink_target=UNSET if entry.target is None else entry.target,
     )
 
 
+def moment(seconds: float) -> datetime:
+    """UTC; where no calendar has it (a file may have any time), the first or last that one has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
 def rfc3339(seconds: float) -> str:
     """RFC 3339, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment(seconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def digest(text: str | None) -> bytes | None:
@@ -98,6 +106,14 @@ def digest(text: str | None) -> bytes | None:
 def user_name(name: str | None) -> str | None:
     """Trimmed; blank is absent (wire contract, section 1.2)."""
     return (name or "").strip() or None
+
+
+def text_bytes(text: str) -> bytes:
+    """UTF-8, with the bytes that lone surrogates stand for (see `http.codec`). InvalidRequest where they are none."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidRequest("the text has lone surrogates, which are no characters: send it in base64") from None
 
 
 def idempotency_key(call: Call) -> str | None:

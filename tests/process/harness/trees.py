@@ -21,6 +21,14 @@ Tree = dict[str, Seen]
 
 def seen(top: Path) -> Tree:
     """Everything from ``top`` down, by its path from there; ``.`` is the top itself, and {} says that there is none."""
+    while True:
+        try:
+            return _seen(top)
+        except FileNotFoundError:  # a daemon that resumes its work replaces trees as a whole
+            continue
+
+
+def _seen(top: Path) -> Tree:
     found: Tree = {}
     if not os.path.lexists(top):
         return found

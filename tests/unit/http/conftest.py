@@ -13,13 +13,15 @@ import uvloop
 
 from agentd.http.access import Access, Brake
 from agentd.http.endpoint import Dialect, Endpoint
+from agentd.http.origin import Origins
 from agentd.http.server import Limits, Server
 from agentd.telemetry import Metrics
+from tests.conftest import UNIT
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Bodies lean on what a loop does with sockets: both loops for them, the daemon's own for the rest."""
-    both = item.path.stem in ("test_body", "test_ingest")
+    both = item.path.stem in ("test_body", "test_ingest", "test_multipart")
     return {"uvloop": uvloop.new_event_loop, **({"asyncio": asyncio.new_event_loop} if both else {})}
 
 
@@ -96,17 +98,31 @@ class Door:
         return await peer.answer()
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """For what only the numbers of the server tell."""
+    async with asyncio.timeout(20 * UNIT):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
 OpenDoor = Callable[..., Awaitable[Door]]
 
 
 @pytest.fixture
 async def open_door() -> AsyncIterator[OpenDoor]:
-    """``open_door(Endpoint(...), ..., render=..., receivers=..., body_stall_timeout=1)``: a server of these rows."""
+    """``open_door(Endpoint(...), ..., render=..., tokens=..., body_stall_timeout=1)``: a server of these rows."""
     doors: list[Door] = []
 
-    async def opened(*rows: Endpoint, render: Any = None, receivers: int = 16, **limits: Any) -> Door:
+    async def opened(
+        *rows: Endpoint,
+        render: Any = None,
+        receivers: int = 16,
+        tokens: tuple[bytes, ...] | None = None,
+        origins: Origins | None = None,
+        **limits: Any,
+    ) -> Door:
         metrics = Metrics()
-        access = Access(lambda: None, Brake(1, time.monotonic))
+        access = Access(lambda: tokens, Brake(1, time.monotonic))
         dialect = Dialect("test", ("/in/{mount}", ""), rows, render)
         server = Server(
             [dialect],
@@ -114,6 +130,7 @@ async def open_door() -> AsyncIterator[OpenDoor]:
             writable=lambda: True,
             metrics=metrics,
             limits=Limits(**limits),
+            origins=origins,
             receivers=receivers,
         )
         bound = socket.create_server(("127.0.0.1", 0))

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from agentd.http.endpoint import Call, Endpoint, FileResult
 from agentd.linux.threads import DISK
 from tests.conftest import UNIT
 
-from .conftest import Door, OpenDoor, Peer
+from .conftest import Door, OpenDoor, Peer, until
 
 SIZE = 24 << 20
 STALL = 0.6 * UNIT
@@ -49,12 +48,6 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
         while piece := await reader.read(1 << 20):
             pieces.append(piece)
     return b"".join(pieces)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20 * UNIT):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_all_bytes_come_in_order_again_and_again_on_one_connection(door: Door, path: Path) -> None:

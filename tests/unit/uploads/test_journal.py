@@ -1,6 +1,7 @@
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,16 @@ def test_a_failed_append_takes_no_slot(fd: int, written: Journal) -> None:
     written.append(fd, [Abort(2.0)])
     assert written.used == used + 1
     assert journal.read(fd)[1][-1] == Abort(2.0)
+
+
+def test_records_that_threads_append_at_once_are_all_read_back(fd: int) -> None:
+    made = journal.create(fd, header(), 400)
+    records = [Part(number, 10, bytes(16), bytes(32), 1.5, bytes(16)) for number in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda record: made.append(fd, [record]), records))
+    _, found, damage = journal.read(fd)
+    assert damage is None
+    assert sorted(found) == records
 
 
 def flip(fd: int, position: int) -> None:

@@ -1,0 +1,67 @@
+"""Text replaced in files, each of them as a whole (see `writing`). All functions here block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentd.errors import RequestTooLarge
+from agentd.files.operations import Files
+from agentd.files.patterns import Pattern, compiled
+from agentd.files.writing import Writing
+from agentd.linux.places import Place
+
+SIZE_LIMIT = 64 << 20  # bytes of a file that is edited
+_LOOKED_AT = 8000  # bytes at its beginning that tell whether a file is text
+
+
+@dataclass(slots=True)
+class Replaced:
+    """Numbers. skipped: of files that stayed as they are, binary ones apart: no match, or larger than `SIZE_LIMIT`."""
+
+    replacements: int = 0
+    modified: int = 0
+    skipped: int = 0
+    binary: int = 0
+
+
+class Editing:
+    def __init__(self, files: Files, writing: Writing) -> None:
+        self._files = files
+        self._writing = writing
+
+    def replace(
+        self, places: Sequence[Place], pattern: str, replacement: str, *, literal: bool | None = None
+    ) -> Replaced:
+        """Puts the text ``replacement`` for every match of ``pattern`` in each of the files.
+
+        literal: True takes the pattern as it stands, False as a regular expression (see `patterns`); None as it stands
+        in files that hold it so, else as an expression. A file with a NUL byte at its beginning is binary and left.
+
+        Every file is looked for before the first is changed: NotFound, IsADirectory, InvalidRequest come before that.
+        """
+        wanted = [compiled(pattern, literal=literal)]
+        if literal is None:
+            wanted.insert(0, compiled(pattern, literal=True))
+        for place in places:
+            self._files.open(place).close()
+        result = Replaced()
+        for place in places:
+            self._replace_in(place, wanted, replacement.encode("utf-8", "surrogateescape"), result)
+        return result
+
+    def _replace_in(self, place: Place, wanted: Sequence[Pattern], replacement: bytes, result: Replaced) -> None:
+        try:
+            text = self._files.read(place, SIZE_LIMIT)
+        except RequestTooLarge:
+            result.skipped += 1
+            return
+        if b"\0" in text[:_LOOKED_AT]:
+            result.binary += 1
+            return
+        for pattern in wanted:
+            changed, count = pattern.replaced(text, replacement)
+            if count:
+                self._writing.write(place, changed)
+                result.replacements += count
+                result.modified += 1
+                return
+        result.skipped += 1

@@ -1,0 +1,105 @@
+"""What is sought in the content of files: a text as it stands, or a regular expression.
+
+Expressions are those of RE2 (https://github.com/google/re2/wiki/Syntax): no backreferences, no lookaround. In exchange
+each takes time linear in the text and bounded memory, whatever it is, and matching leaves other threads alone. Python's
+``re`` holds all of them (the event loop too) for as long as ``(a+)+$`` likes, and the ``regex`` package, which has a
+time limit, spends seconds and gigabytes on compiling ``(?:(?:a{900}){900}){900}``.
+
+    pattern = compiled("fo+", literal=None, ignore_case=False)
+    span = pattern.search(data, 0, len(data))             # (start, end) or None
+    changed, count = pattern.replaced(data, b"bar")       # all of them
+
+Text is bytes, taken as UTF-8: ``.`` is one character, and no byte that is not UTF-8. A `Pattern` may be used by several
+threads at once. Everything here blocks, but for `compiled`, which is quick once RE2 has been loaded.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from agentd.errors import InvalidRequest
+
+LENGTH_LIMIT = 4096  # bytes of a pattern
+_MEMORY = 8 << 20  # bytes of an expression's automata
+_SPECIAL = frozenset(rb"\.^$*+?{}[]|()" + b"\n")  # without these an expression is a plain text
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """text: sought as it stands, None where an expression has to tell. _expression: of RE2."""
+
+    text: bytes | None
+    _expression: Any
+
+    def search(self, data: bytes | bytearray, start: int, end: int) -> tuple[int, int] | None:
+        """The first match that lies between the two offsets; ``^``, ``$`` and ``\\b`` see what is around them."""
+        if self.text is not None:
+            found = data.find(self.text, start, end)
+            return None if found < 0 else (found, found + len(self.text))
+        match = self._expression.search(data, start, end)
+        return None if match is None else match.span()
+
+    def replaced(self, data: bytes, replacement: bytes) -> tuple[bytes, int]:
+        """``data`` with ``replacement``, as it stands, for each match, from left to right; and how many there were."""
+        if self.text is not None:
+            count = data.count(self.text)
+            return (data.replace(self.text, replacement), count) if count else (data, 0)
+        pieces, kept, position = [], 0, 0
+        while position <= len(data) and (span := self.search(data, position, len(data))) is not None:
+            start, end = span
+            pieces += [data[kept:start], replacement]
+            kept = end
+            position = end if end > start else _next_character(data, end)
+        pieces.append(data[kept:])
+        return b"".join(pieces), len(pieces) // 2
+
+
+def compiled(text: str, *, literal: bool | None = None, ignore_case: bool = False, in_line: bool = False) -> Pattern:
+    """What ``text`` seeks. Raises InvalidRequest for an empty or overlong text.
+
+    literal: None takes it for an expression, and for a plain text where it is none; False refuses such a text with
+    InvalidRequest. in_line: no match goes beyond a line, and ``^`` and ``$`` are the ends of lines.
+    """
+    raw = os.fsencode(text)
+    if not 0 < len(raw) <= LENGTH_LIMIT:
+        raise InvalidRequest(f"a pattern has 1 to {LENGTH_LIMIT} bytes, this one {len(raw)}", field="pattern")
+    if not ignore_case and not _SPECIAL & set(raw):
+        return Pattern(raw, None)
+    how = {"never_nl": in_line, "never_capture": True, "case_sensitive": not ignore_case}
+    if not literal:
+        try:
+            found = expression(raw, **how)
+            return Pattern(None, expression(b"(?m)" + raw, **how) if in_line else found)
+        except ValueError as error:
+            if literal is False:
+                raise InvalidRequest(f"{text!r} is no regular expression: {error}", field="pattern") from None
+    return Pattern(None, expression(raw, literal=True, **how)) if ignore_case else Pattern(raw, None)
+
+
+def expression(raw: bytes, **options: bool) -> Any:
+    """What RE2 makes of an expression; options: of its own, by name. ValueError with its reason.
+
+    It is loaded here: a daemon that never searches does without its 3 MB.
+    """
+    import re2  # type: ignore[import-untyped]
+
+    chosen = re2.Options()
+    chosen.log_errors = False
+    chosen.max_mem = _MEMORY
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    try:
+        return re2.compile(raw, chosen)
+    except re2.error as error:
+        reason = error.args[0] if error.args else b""
+        raise ValueError(os.fsdecode(reason)) from None
+    finally:
+        re2.purge()  # it keeps the last expressions, each with its automata
+
+
+def _next_character(data: bytes, position: int) -> int:
+    """Behind the UTF-8 character at ``position``: between its bytes nothing is to be put."""
+    position += 1
+    while position < len(data) and data[position] & 0xC0 == 0x80:
+        position += 1
+    return position

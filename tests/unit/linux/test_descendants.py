@@ -1,0 +1,123 @@
+"""Everything that a program started is found and ended, however it tries to get away."""
+
+import os
+import resource
+import secrets
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agentd.linux.descendants import end_all, find, signal_all
+from agentd.linux.identity import Identity
+from agentd.linux.spawn import RTTIME, Child, Settings, spawn
+from tests.conftest import UNIT
+from tests.process.harness.waiting import eventually
+from tests.unit.linux.conftest import BOB
+
+Start = Callable[..., Child]
+
+ESCAPES = {
+    "child": "sleep 1000 & echo; wait",
+    "orphan": "(sleep 1000 & ) ; echo; sleep 1000",
+    "session": "setsid sleep 1000 & echo; wait",
+    "daemon": "(setsid sh -c 'sleep 1000 & echo; exec sleep 1000' &) ; sleep 1000",
+    "stubborn": "trap '' TERM HUP INT; (setsid sleep 1000 &); echo; while :; do sleep 1000; done",
+    "cleaned": "env -i setsid /bin/sh -c 'cd /; umask 0; exec sleep 1000' </dev/null >/dev/null 2>&1 & echo; wait",
+    "unmarked": "(ulimit -R 5000000; sleep 1000 & echo; wait) & wait",
+}
+
+
+@pytest.fixture
+def start(top: Path) -> Iterator[Start]:
+    """Starts a shell's script as bob, with a mark; returns once it has written something."""
+    cwd, null = os.open(top / "workspace", os.O_PATH), os.open("/dev/null", os.O_RDWR)
+    started: list[Child] = []
+
+    def start(script: str, shell: str = "bash") -> Child:
+        reader, writer = os.pipe()
+        child = spawn(
+            [shell, "-c", script],
+            identity=Identity(BOB, BOB, (BOB,), "bob", "/"),
+            cwd=cwd,
+            env={"PATH": os.environ["PATH"]},
+            fds={0: null, 1: writer, 2: null},
+            settings=Settings(512),
+            mark=secrets.randbits(60),
+        )
+        started.append(child)
+        os.close(writer)
+        assert select.select([reader], [], [], 10 * UNIT)[0]
+        os.close(reader)
+        return child
+
+    yield start
+    for child in started:
+        end_all([child.mark], [child.pid], 0)
+        os.waitpid(child.pid, 0)
+        child.close()
+    for fd in (cwd, null):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ESCAPES)
+def test_nothing_gets_away(start: Start, kind: str) -> None:
+    child = start(ESCAPES[kind])
+    assert len(find([child.mark], [child.pid])) >= 2
+    end_all([child.mark], [child.pid], grace=0.05 * UNIT)
+    assert find([child.mark], [child.pid]) == {}
+    assert os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT) is not None
+
+
+def test_what_a_leader_left_behind_is_found_after_its_end(start: Start) -> None:
+    child = start("(setsid sleep 1000 >/dev/null &); echo")
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert len(find([child.mark], [])) == 1
+    end_all([child.mark], [], grace=10 * UNIT)
+    assert find([child.mark], []) == {}
+
+
+def test_a_storm_of_forks_is_calmed(start: Start) -> None:
+    child = start("f() { while :; do (setsid sleep 100 &) ; (f &) ; sleep 0.02; done; }; ulimit -u 500; f & echo; wait")
+    assert eventually(lambda: len(find([child.mark], [])) > 40)
+    end_all([child.mark], [child.pid], grace=0)
+    assert find([child.mark], [child.pid]) == {}
+
+
+def test_one_who_ends_at_once_is_not_waited_for_longer(start: Start) -> None:
+    child = start("setsid sleep 1000 & echo; wait")
+    begun = time.monotonic()
+    end_all([child.mark], [child.pid], grace=60 * UNIT)
+    assert time.monotonic() - begun < 10 * UNIT
+
+
+def test_a_grace_lets_the_last_work_be_done(start: Start, top: Path) -> None:
+    child = start("trap 'sleep 0.2; echo done > done; exit' TERM; echo; while :; do sleep 0.01; done")
+    end_all([child.mark], [child.pid], grace=20 * UNIT)
+    assert (top / "workspace/done").read_text() == "done\n"
+
+
+def test_others_are_left_alone(start: Start) -> None:
+    child, other = start("sleep 1000 & echo; wait"), start("sleep 1000 & echo; wait")
+    end_all([child.mark], [child.pid], grace=0)
+    assert len(find([other.mark], [])) == 2
+    assert os.getpid() not in find([0], [])
+
+
+def test_a_signal_reaches_those_who_left_too(start: Start, top: Path) -> None:
+    script = "trap 'echo > got; exit' USR1; echo; while :; do sleep 0.01; done"
+    child = start(f"setsid bash -c \"{script}\" & trap '' USR1; wait")
+    signal_all([child.mark], [child.pid], signal.SIGUSR1)
+    assert eventually((top / "workspace/got").exists)
+
+
+def test_a_mark_is_a_limit_that_nobody_feels(start: Start) -> None:
+    child = start("echo; sleep 1000")
+    line = next(
+        line for line in Path(f"/proc/{child.pid}/limits").read_text().splitlines() if "realtime timeout" in line
+    )
+    assert line.split()[-3:] == [str(child.mark), "unlimited", "us"]
+    assert resource.getrlimit(RTTIME)[0] == resource.RLIM_INFINITY

@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ def with_bob(place: Path, *flags: str) -> Daemon:
     daemon = Daemon(place / "root", place / "stderr", flags, {"AGENTD_TEST_SECRET": "hidden"})
     (place / "root/workspace").chmod(0o777)
     return daemon
+
+
+@contextmanager
+def running(place: Path, *flags: str) -> Iterator[Daemon]:
+    """`with_bob`, ended in any case."""
+    daemon = with_bob(place, *flags)
+    try:
+        yield daemon
+    finally:
+        daemon.term()
 
 
 class Shell:

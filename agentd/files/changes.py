@@ -10,7 +10,7 @@ import secrets
 import stat
 from contextlib import suppress
 
-from agentd.errors import Conflict, IsADirectory, NotADirectory, PathReserved, PermissionDenied
+from agentd.errors import Conflict, InvalidPath, IsADirectory, NotADirectory, PathReserved, PermissionDenied
 from agentd.files.drafts import Drafts, private_name
 from agentd.files.entries import REFUSALS, as_first, check_deletable, found, mounted_below, united
 from agentd.files.operations import Entry, Files
@@ -19,7 +19,7 @@ from agentd.linux.identity import Identity, Users
 from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.places import Place
 from agentd.linux.reserved import inode
-from agentd.linux.root import Location, Opened, Root
+from agentd.linux.root import PATH_LIMIT, Location, Opened, Root
 from agentd.linux.settling import rename_new
 
 _LINKING: Table = {
@@ -77,7 +77,8 @@ class Changes:
         """Deletes a file, a link itself, or a directory with all that is in it: that one disappears at once.
 
         Raises NotFound; PermissionDenied where those whose rights bound the call may not delete all of it; PathReserved
-        for a directory above the daemon's own tree, Conflict for one with mounts in it. Nothing is deleted then.
+        for a directory above the daemon's own tree, Conflict for one with mounts in it. Nothing is deleted then. What
+        the file system itself keeps (chattr(1)) is put back with what is left of its tree.
         """
         with os_errors("remove", place.path), found(self._root, place) as (location, fd):
             self.delete(location, fd)
@@ -100,7 +101,9 @@ class Changes:
             self._delete_tree(location, fd, location.path)
 
     def link(self, place: Place, target: str) -> Entry:
-        """Makes a symbolic link with the text ``target``, which is not looked at. Conflict where something is there."""
+        """Makes a symbolic link with the text ``target``, which is not looked at. Conflict where something is there,
+        InvalidPath for a text that no link has."""
+        _check_text(target)
         with (
             os_errors("make", place.path),
             self._root.locate(place.path, follow=False, make_parents=place.owner, rights=place.rights) as location,
@@ -162,6 +165,16 @@ class Changes:
                     raise
                 return
         trees.remove(location.dir_fd, location.name)
+
+
+def _check_text(target: str) -> None:
+    """symlink(2): 1 to PATH_MAX bytes, without NUL."""
+    try:
+        raw = os.fsencode(target)
+    except UnicodeEncodeError:
+        raise InvalidPath(f"{target!r} has characters that no file name has", path=target) from None
+    if not 0 < len(raw) < PATH_LIMIT or b"\0" in raw:
+        raise InvalidPath(f"the target of a link has 1 to {PATH_LIMIT - 1} bytes and no NUL", path=target)
 
 
 def _make_link(target: str, location: Location, owner: Identity) -> None:

@@ -20,7 +20,7 @@ from agentd.linux.settling import rename_new
 
 WRITES = "writes"
 _CHECK = 16 << 20  # bytes between two looks at the free space
-_LARGE = 1 << 20  # bytes from which space is taken before they come
+_LARGE = 1 << 20  # bytes from which space is taken before they come, and some has to be left
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
@@ -47,7 +47,9 @@ class Draft(Descriptor):
 
     def expect(self, length: int) -> None:
         """So many bytes are to come. NoSpace, or OSError (ENOSPC), where there is no room for them."""
-        if length >= _LARGE and allocate(self.fd, 0, length):
+        if length < _LARGE:
+            return
+        if allocate(self.fd, 0, length):
             self._next_check = length + _CHECK
             length = 0
         self._check_floor(length)
@@ -144,7 +146,7 @@ class Drafts:
 
     def check_floor(self, fd: int, more: int) -> None:
         """NoSpace where too little would be free with ``more`` bytes in the file ``fd``."""
-        if self._floor and os.fstat(fd).st_dev == self._device:
+        if self._floor and more >= _LARGE and os.fstat(fd).st_dev == self._device:
             _check_free(fd, self._floor, more)
 
     def reaches(self, place: Location) -> bool:

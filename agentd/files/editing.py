@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentd.errors import RequestTooLarge
+from agentd.errors import InvalidRequest, RequestTooLarge
 from agentd.files.operations import Files
 from agentd.files.patterns import Pattern, compiled
 from agentd.files.writing import Writing
@@ -38,6 +38,8 @@ class Editing:
 
         Every file is looked for before the first is changed: NotFound, IsADirectory, InvalidRequest come before that.
         """
+        _encoded(pattern)
+        text = _encoded(replacement)
         wanted = [compiled(pattern, literal=literal)]
         if literal is None:
             wanted.insert(0, compiled(pattern, literal=True))
@@ -45,7 +47,7 @@ class Editing:
             self._files.open(place).close()
         result = Replaced()
         for place in places:
-            self._replace_in(place, wanted, replacement.encode("utf-8", "surrogateescape"), result)
+            self._replace_in(place, wanted, text, result)
         return result
 
     def _replace_in(self, place: Place, wanted: Sequence[Pattern], replacement: bytes, result: Replaced) -> None:
@@ -65,3 +67,10 @@ class Editing:
                 result.modified += 1
                 return
         result.skipped += 1
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{text!r} has lone surrogates, which are no text") from None

@@ -26,7 +26,7 @@ class Glob:
         """InvalidRequest for what is no pattern."""
         wanted = pattern.strip("/")
         self._of_name = "/" not in wanted
-        self._expression = _compiled(_translated(wanted), pattern)
+        self._expression = _compiled(_translated(wanted), f"{pattern!r} is no pattern for names")
 
     def matches(self, path: str, name: str) -> bool:
         """path: relative to that place."""
@@ -46,7 +46,8 @@ class Ignore:
         # Of several that match RE2 prefers the first.
         rules.reverse()
         self._takes_back = [takes_back for takes_back, _ in rules]
-        self._any = _compiled("|".join(f"({text})" for _, text in rules), "the patterns to ignore") if rules else None
+        text = "|".join(f"({text})" for _, text in rules)
+        self._any = _compiled(text, "of the patterns to ignore one is none") if rules else None
 
     def skips(self, path: str, is_directory: bool) -> bool:
         """path: relative to the top."""
@@ -92,11 +93,11 @@ def _segment(segment: str) -> str:
     return "".join(parts)
 
 
-def _compiled(text: str, asked: str) -> Any:
+def _compiled(text: str, trouble: str) -> Any:
     try:
         return expression(text.encode(), dot_nl=True)
     except ValueError as error:
-        raise InvalidRequest(f"{asked!r} is no pattern for names: {error}", field="pattern") from None
+        raise InvalidRequest(f"{trouble}: {error}", field="pattern") from None
 
 
 def _bytes(text: str) -> bytes:

@@ -38,8 +38,8 @@ SORTED = 10_000  # names
 _SORTED_DEEPER = 1000  # where the levels above hold their share
 _TOGETHER = 64  # entries
 _LOOK = 1024  # entries, of which all may be passed over
-# What open(2) says where something else has the name now: nothing, a file, a link, a socket.
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})  # the latter for what told of a process
+# Also what open(2) says where something else has the name now: a file, a link, a socket.
 _REPLACED = _GONE | frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _BATCH_SECONDS = 0.02
 
@@ -135,9 +135,10 @@ class Descent:
                 steps.append((name, status))
                 if is_directory and goes_deeper:
                     yield steps
-                    if self._down(name, status):
+                    self._down(name, status)
+                    if not self._levels or self._levels[-1] is not level:
                         return
-                    steps = []
+                    fd, steps = self.fd, []
                 elif len(steps) == _TOGETHER:
                     yield steps
                     steps = []
@@ -180,20 +181,19 @@ class Descent:
         os.close(fd)
         return None
 
-    def _down(self, name: str, status: os.stat_result) -> bool:
+    def _down(self, name: str, status: os.stat_result) -> None:
+        """Enters the directory, if it can be entered."""
         try:
             fd = self.open(name, status, DIRECTORY)
         except OSError as error:
             self._tell(self.path + name, error)
-            return False
+            return
         if fd is None:
-            return False
+            return
         self._stand_in(fd)
         self.path += name + "/"
-        if self._push(name, status):
-            return True
-        self._return()
-        return False
+        if not self._push(name, status):
+            self._return()
 
     def _push(self, name: str, status: os.stat_result) -> bool:
         """Begins to read the directory where the walk stands now."""

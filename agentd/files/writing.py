@@ -36,6 +36,7 @@ from agentd.linux.threads import in_thread
 BODY_LIMIT = 1 << 40  # bytes: what ends a larger body is the disk
 _PIECE = 1 << 20
 _TRIES = 8
+_IN_PLACE = "files that cannot be renamed into place are written in place, which is not atomic"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Feeds the bytes in order to a function that blocks, at most so many of them; returns their number. See http.body.
@@ -115,7 +116,7 @@ class Writing:
         """Puts the content behind that of the file, which is made where it is missing. Blocks.
 
         It is one write(2) with O_APPEND: it is whole, and nothing of other writers comes between. Where there is no
-        room for all of it nothing is appended. Raises as `write` does.
+        room for all of it nothing is appended. The file keeps its owner, whoever is named. Raises as `write` does.
         """
         for _ in range(_TRIES):
             try:
@@ -213,7 +214,7 @@ class Writing:
             return self._make(draft, place, location)
         with self._opened(place, os.O_WRONLY) as opened:
             if stat.S_ISREG(opened.stat.st_mode) and not generated.is_of_kernel(opened.fd):
-                once("files that cannot be renamed into place are written in place", opened.stat.st_dev)
+                once(_IN_PLACE, opened.stat.st_dev)
             self._pour(draft, opened.fd, place.path)
             user = place.user
             if user is not None and not location.rights and stat.S_ISREG(opened.stat.st_mode):
@@ -224,7 +225,7 @@ class Writing:
     def _make(self, draft: Draft, place: Place, location: Location) -> os.stat_result:
         fd = os.open(location.name, _NEW, 0o600, dir_fd=location.dir_fd)
         try:
-            once("files that cannot be renamed into place are written in place", os.fstat(fd).st_dev)
+            once(_IN_PLACE, os.fstat(fd).st_dev)
             self._pour(draft, fd, place.path)
             settle(fd, None, place, durable=self._durable)
             return os.fstat(fd)

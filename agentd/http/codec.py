@@ -74,7 +74,10 @@ def decode_json(data: bytes, struct: type[msgspec.Struct]) -> Any:
             # msgspec takes no lone surrogate, which is how a byte of a name that is not UTF-8 is written.
             if b"\\u" not in data:
                 raise
-            return msgspec.convert(json.loads(data, parse_constant=_no_constant), struct)
+            value = json.loads(data, parse_constant=_no_constant)
+            # Other surrogates stand for no byte, and nothing could be done with them.
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+            return msgspec.convert(value, struct)
     except (ValueError, RecursionError) as error:
         what = str(error) if isinstance(error, msgspec.MsgspecError | json.JSONDecodeError) else "it is not UTF-8"
         raise InvalidRequest(f"the JSON body: {what}") from None

@@ -70,7 +70,7 @@ class Context:
         Raises CapacityExceeded where too much waits already, InvalidRequest, and what `Interpreter.start` does.
         """
         if code is not None:
-            request(self.language, "", 0, code.envs, 0)
+            request(self.language, code.text, 0, code.envs, 0)
             if self._waiting >= self._queue:
                 raise CapacityExceeded(f"{self._waiting} pieces of code wait in this context; repeat when some end")
         await self._running()

@@ -18,11 +18,14 @@ from agentd.errors import InvalidRequest
 from agentd.linux.identity import Identity
 
 _SECRET, _ASKPASS, _PASSPHRASE = 3, 4, 5
+# Nothing of git's outlives the command with what was lent in its hands (git-maintenance(1)).
+_ALONE = ("-c", "gc.auto=0", "-c", "maintenance.auto=false")
 _HELPER = f'!f() {{ test "$1" != get || cat /proc/self/fd/{_SECRET}; }}; f'
 # ssh closes all fds but three (closefrom(3)), hence the way by git's.
 _SSH = (
     f"exec ssh -i /proc/$PPID/fd/{_SECRET} -o IdentitiesOnly=yes -o IdentityAgent=none"
     " -o PreferredAuthentications=publickey -o StrictHostKeyChecking=accept-new"
+    " -o ControlMaster=no -o ControlPath=none"
 )
 _ASKED = f"SSH_ASKPASS=/proc/$PPID/fd/{_ASKPASS} AGENTD_PASSPHRASE=/proc/$PPID/fd/{_PASSPHRASE} "
 _ANSWER = b'#!/bin/sh\nexec cat "$AGENTD_PASSPHRASE"\n'
@@ -39,7 +42,7 @@ class Password:
     def secrets(self) -> tuple[str, ...]:
         """What must not be told. A token may stand in either place."""
         plain = (self.username, self.password)
-        return (*plain, *(quote(text, safe="") for text in plain))
+        return (*plain, *(quote(text, safe="", errors="surrogateescape") for text in plain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,18 @@ def check(credentials: Credentials) -> None:
     """InvalidRequest for what could not be handed over as it is."""
     match credentials:
         case Password(username, password):
-            if any(ord(character) < 32 for character in username + password):
+            if not _is_plain(username + password):
                 raise InvalidRequest("the username or the password has control characters in it")
         case SshKey(key, passphrase):
-            if "PRIVATE KEY-----" not in key or "\0" in key:
+            if "PRIVATE KEY-----" not in key or not key.isascii() or "\0" in key:
                 raise InvalidRequest("private_key is no private key: it begins with -----BEGIN ... PRIVATE KEY-----")
-            if any(ord(character) < 32 for character in passphrase or ""):
+            if not _is_plain(passphrase or ""):
                 raise InvalidRequest("the passphrase has control characters in it")
+
+
+def _is_plain(text: str) -> bool:
+    """One line of UTF-8, or of other bytes as surrogateescape has them."""
+    return not any(ord(character) < 32 or 0xD800 <= ord(character) < 0xDC80 for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +101,20 @@ def lend(credentials: Credentials | None, url: str, user: Identity) -> Lent:
             if site is None:
                 raise InvalidRequest("auth of the kind https is for http(s) URLs, which this remote has not")
             # The empty one makes git forget the user's own helpers, which might write down what they see.
-            options = ("-c", "credential.helper=", "-c", f"credential.{site}.helper={_HELPER}")
-            contents = {_SECRET: f"username={username}\npassword={password}\n".encode()}
+            options = (*_ALONE, "-c", "credential.helper=", "-c", f"credential.{site}.helper={_HELPER}")
+            contents = {_SECRET: os.fsencode(f"username={username}\npassword={password}\n")}
             return Lent(options, {}, _memory(contents, user))
         case SshKey(key, passphrase):
             if not gitformat.is_ssh(url):
                 raise InvalidRequest("auth of the kind ssh is for ssh URLs, which this remote has not")
-            contents = {_SECRET: key.replace("\r\n", "\n").strip("\n").encode() + b"\n"}
+            contents = {_SECRET: os.fsencode(key.replace("\r\n", "\n").strip("\n") + "\n")}
             command = f"{_SSH} -o BatchMode=yes"
             variables = {"GIT_SSH_VARIANT": "ssh"}
             if passphrase:
-                contents |= {_ASKPASS: _ANSWER, _PASSPHRASE: passphrase.encode() + b"\n"}
+                contents |= {_ASKPASS: _ANSWER, _PASSPHRASE: os.fsencode(passphrase + "\n")}
                 command = _ASKED + _SSH
                 variables |= {"SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
-            return Lent((), {**variables, "GIT_SSH_COMMAND": command}, _memory(contents, user))
+            return Lent(_ALONE, {**variables, "GIT_SSH_COMMAND": command}, _memory(contents, user))
 
 
 def _memory(contents: Mapping[int, bytes], user: Identity) -> dict[int, int]:

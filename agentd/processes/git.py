@@ -155,7 +155,7 @@ class Git:
         if author is not None:
             for role in ("AUTHOR", "COMMITTER"):
                 env |= {f"GIT_{role}_NAME": author.name, f"GIT_{role}_EMAIL": author.email}
-        await self._run(at, ["commit", "--quiet", "--file=-"], env=env, stdin=message.encode(errors="surrogateescape"))
+        await self._run(at, ["commit", "--quiet", "--file=-"], env=env, stdin=_encoded(message))
         return (await self._run(at, ["rev-parse", "HEAD"], env=_READING)).stdout.decode().strip()
 
     async def pull(self, at: Repository, remote: str, branch: str | None, credentials: Credentials | None) -> str:
@@ -269,6 +269,13 @@ def author_of(name: str | None, email: str | None) -> Author | None:
     if not name or not email:
         raise InvalidRequest("author_name and author_email go together; give both or none")
     return Author(name, email)
+
+
+def _encoded(message: str) -> bytes:
+    try:
+        return os.fsencode(message)
+    except UnicodeEncodeError:
+        raise InvalidRequest("the message has characters that no file has; send UTF-8") from None
 
 
 def _wires(lent: Lent) -> Wires:

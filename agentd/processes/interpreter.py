@@ -39,9 +39,11 @@ from agentd.processes.terms import Ending, Order, Wires
 MOST_WAITING = 1 << 20
 PIECE = 64 << 10
 TURN = 16
-# With each packet all that is in its pipes is read: as much as pipes can hold (pipe(7), pipe-max-size).
+# With each packet all that is in the pipes is read: as much as they can hold (pipe(7), pipe-max-size).
 MOST_PIPED = 1 << 20
 PATIENCE = 1.0
+# More than its socket can hold when it dies; what it started may go on writing.
+LAST_TURNS = 300
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -110,6 +112,7 @@ class Interpreter:
         self._busy = False
         self._token = 0
         self._news = asyncio.Event()
+        self._over = asyncio.Event()
         self._reading = False
         self._loop = asyncio.get_running_loop()
         self._read_on()
@@ -191,12 +194,14 @@ class Interpreter:
         """Ends it with everything that it started."""
         self._wanted = True
         await self.process.stop(grace)
+        await self._over.wait()
 
     async def _watch(self) -> None:
         ending = await self.process.wait()
         assert ending is not None
-        while self._take():
-            pass  # as much as its socket can hold
+        for _ in range(LAST_TURNS):
+            if not self._take():
+                break
         self.alive = False
         self._stop_reading()
         for fd in (*self._pipes.values(), self._source):
@@ -204,6 +209,7 @@ class Interpreter:
         self._pipes.clear()
         self._events.close()
         self._tell(Died(ending, self._wanted))
+        self._over.set()
         await self.process.stop(0)
 
     async def _silenced(self) -> None:

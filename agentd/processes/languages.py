@@ -67,11 +67,22 @@ def language(name: str | None) -> Language:
     return found
 
 
+def _has_bytes(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def request(spoken: Language, code: str, number: int, envs: Mapping[str, str], token: int) -> bytes:
     """What is written to the interpreter to have ``code`` executed; a shell finds the code itself on SOURCE."""
     for name, value in envs.items():
-        if not (name.isascii() and name.isidentifier()) or "\0" in value:
-            raise InvalidRequest(f"{name[:80]!r} cannot be set: names are letters, digits and _, values have no NUL")
+        if not (name.isascii() and name.isidentifier()) or "\0" in value or not _has_bytes(value):
+            what = "names are letters, digits and _, and values UTF-8 without NUL"
+            raise InvalidRequest(f"the variable {name[:80]!r} cannot be set: {what}")
+    if spoken.is_shell and not _has_bytes(code):
+        raise InvalidRequest("the code has characters that no file has; send UTF-8")
     if not spoken.is_shell:
         text = json.dumps({"code": code, "number": number, "envs": dict(envs), "token": token})
         return text.encode("ascii") + b"\n"

@@ -61,8 +61,8 @@ class Opening:
     """What to open.
 
     cols, rows: in cells. argv: empty for the user's shell. login: that reads what a login shell reads, which may well
-    set another PATH. cwd, env, user: as `terms.Order` has them. ident: see
-    `identifiers`."""
+    set another PATH. cwd, env, user: as `terms.Order` has them. ident: see `identifiers`.
+    """
 
     cols: int = 120
     rows: int = 30
@@ -131,9 +131,9 @@ class Terminal:
         """Ends with the program."""
         try:
             ending = await self.process.wait()
-            count = left = 0
-            while left < _LAST_BYTES and (count := self._take()):
-                left += count
+            taken = 0
+            while taken < _LAST_BYTES and (count := self._take()):
+                taken += count
             self.ending = ending
         finally:
             self._close()

@@ -58,8 +58,8 @@ class Command:
     """One command of a session. text: once it runs, its beginning.
 
     asked, started, ended: Unix time, None while that is yet to be; ``started`` for good where the session ended first.
-    exit_code: once it has ended. begin, end: of its output in each stream; first, last: cursors of the
-    session's output between which that is. timed_out: we ended it, and the session with it.
+    exit_code: once it has ended. begin, end: of its output in each stream; first, last: cursors of the session's output
+    between which that is. timed_out: we ended it, and the session with it.
     """
 
     def __init__(self, number: int, text: str, given: Input, timeout: float | None, key: str | None) -> None:

@@ -18,6 +18,23 @@ from tests.conftest import UNIT, Daemon
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 needs_node = pytest.mark.skipif(shutil.which("node", path=PATH) is None, reason="no node in this machine")
 
+PLOT = """import sys
+from importlib.machinery import ModuleSpec
+class Figure:
+    def savefig(self, file, **_): file.write(b"png")
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("matplotlib", "matplotlib.pyplot"): return ModuleSpec(name, self, is_package=name == "matplotlib")
+    def create_module(self, spec): return None
+    def exec_module(self, module):
+        open_ = {1: Figure(), 2: Figure()}
+        module.__dict__.update(get_fignums=lambda: list(open_), figure=open_.get, close=lambda _: open_.clear(),
+                               switch_backend=lambda name: print("backend", name))
+sys.meta_path.append(Finder())
+import matplotlib.pyplot as plt
+plt.show()
+print("then")"""
+
 Events = list[dict[str, Any]]
 
 
@@ -109,6 +126,7 @@ def test_an_exception_is_told_with_the_codes_own_lines_alone(shared: Daemon, con
         ("class E(Exception):\n    def __str__(self): raise E\nraise E", "E"),
         ("raise ValueError('\\udcff')", "ValueError"),
         ("open(3).close(); x\0", "SyntaxError"),
+        ("'\udcff'", "UnicodeEncodeError"),
     ],
 )
 def test_whatever_is_raised_leaves_the_context_usable(
@@ -167,23 +185,7 @@ Page()"""
 
 def test_figures_of_a_plotting_library_are_shown_and_closed(shared: Daemon, context: str) -> None:
     """With a library of the same names and habits: the real one is too large to install for a test."""
-    code = """import sys, types
-from importlib.machinery import ModuleSpec
-class Figure:
-    def savefig(self, file, **_): file.write(b"png")
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("matplotlib", "matplotlib.pyplot"): return ModuleSpec(name, self, is_package=name == "matplotlib")
-    def create_module(self, spec): return None
-    def exec_module(self, module):
-        open_ = {1: Figure(), 2: Figure()}
-        module.__dict__.update(get_fignums=lambda: list(open_), figure=open_.get, close=lambda _: open_.clear(),
-                               switch_backend=lambda name: print("backend", name))
-sys.meta_path.append(Finder())
-import matplotlib.pyplot as plt
-plt.show()
-print("then")"""
-    events = run(shared, code, context_id=context)
+    events = run(shared, PLOT, context_id=context)
     assert kinds(events)[1:] == ["stdout", "result", "result", "stdout"]
     assert (events[1]["text"], events[2]["png"]) == ("backend agg\n", "cG5n")
 
@@ -220,7 +222,8 @@ def test_code_that_takes_too_long_is_interrupted_and_keeps_its_state(
     shared: Daemon,
     context: str,
 ) -> None:
-    events = run(shared, "x = 1\nprint('out')\nwhile True: pass", context_id=context, timeout=0.3)
+    run(shared, "x = 1", context_id=context)
+    events = run(shared, "print('out')\nwhile True: pass", context_id=context, timeout=0.3 * UNIT)
     assert (text(events), last(events)["name"]) == ("out\n", "TimeoutError")
     assert last(run(shared, "x", context_id=context))["text"] == "1"
 
@@ -229,8 +232,9 @@ def test_code_that_does_not_heed_the_interrupt_loses_its_interpreter(
     shared: Daemon,
     context: str,
 ) -> None:
-    code = "import signal\nx = 1\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
-    error = last(run(shared, code, context_id=context, timeout=0.2))
+    run(shared, "import signal\nx = 1", context_id=context)
+    code = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    error = last(run(shared, code, context_id=context, timeout=0.3 * UNIT))
     assert error["name"] == "TimeoutError"
     assert "lost" in error["value"]
     assert last(run(shared, "x", context_id=context))["name"] == "NameError"
@@ -338,6 +342,10 @@ def test_a_context_has_a_directory_and_a_user_of_its_own(shared: Daemon, tmp_pat
         ({"code": "1", "envs": {"a b": "1"}}, 400, "invalid_request"),
         ({"code": "1", "user": "nobody-here"}, 400, "unknown_user"),
         ({"language": "python"}, 400, "invalid_request"),
+        ({"code": "1", "timeout": 1e308}, 400, "invalid_request"),
+        ({"code": "1", "envs": {"A": "\0"}}, 400, "invalid_request"),
+        ({"code": "1", "envs": {"A": "\ud800"}}, 400, "invalid_request"),
+        ({"code": "\ud800", "language": "sh"}, 400, "invalid_request"),
     ],
 )
 def test_what_cannot_be_executed_is_refused_before_anything_is_sent(

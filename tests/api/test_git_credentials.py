@@ -175,6 +175,7 @@ def test_a_key_reaches_ssh_and_stays_nowhere(
         ("git@host:r.git", {"kind": "ssh", "private_key": "no key"}),
         ("git@host:r.git", {"kind": "ssh", "private_key": KEY, "passphrase": "a\nb"}),
         ("https://127.0.0.1:9/r.git", {"kind": "https", "username": "a\npassword=b", "password": "x"}),
+        ("https://127.0.0.1:9/r.git", {"kind": "https", "username": "a", "password": "\ud800"}),
         ("https://127.0.0.1:9/r.git", {"kind": "https", "username": "a"}),
         ("https://127.0.0.1:9/r.git", {"kind": "token", "username": "a"}),
     ],

@@ -4,6 +4,7 @@ import http.client
 import os
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,11 @@ class UnixConnection(http.client.HTTPConnection):
 
 def fds(daemon: Daemon) -> list[str]:
     """What the daemon has open, its sockets by number."""
-    places = (f"/proc/{daemon.pid}/fd/{fd}" for fd in os.listdir(f"/proc/{daemon.pid}/fd"))
-    return sorted(os.readlink(place) for place in places)
+    found = []
+    for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{daemon.pid}/fd/{fd}"))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

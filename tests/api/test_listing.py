@@ -125,6 +125,13 @@ def test_pages_go_through_a_tree_once_each_directory_before_what_is_in_it(reader
     assert len(pages[-1]) <= limit
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_go_through_a_tree_backwards_too(reader: Reader, limit: int) -> None:
+    make(reader.here, "a/b/c", "a/b/d", "a/e", "b/", "c")
+    found = [name for page in reader.pages(limit=limit, depth=10, sort="-name") for name in page]
+    assert found == ["c", "b", "a", "a/e", "a/b", "a/b/d", "a/b/c"]
+
+
 @pytest.mark.parametrize("sort", ["name", "size", "modified"])
 @pytest.mark.parametrize("limit", [1, 2, 10])
 def test_pages_come_in_the_order_that_is_wished_and_in_its_reverse(reader: Reader, sort: str, limit: int) -> None:

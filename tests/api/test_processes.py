@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import UNIT, Daemon
 from tests.process.harness.waiting import eventually
-from tests.processes import BOB, Shell, with_bob
+from tests.processes import BOB, Shell, running, with_bob
 from tests.uploading import reset
 
 
@@ -57,6 +57,7 @@ def test_a_line_for_the_shell_is_the_shell_s(shell: Shell) -> None:
         ({"command": "a\0b"}, 400, "exec_failed"),
         ({"command": "true", "timeout_secs": -1}, 400, "invalid_request"),
         ({"command": "true", "stdin_base64": "?"}, 400, "invalid_request"),
+        ({"command": "true", "stdin": "\ud800"}, 400, "invalid_request"),
         ({"command": "true", "args": ["x" * 200_000]}, 400, "exec_failed"),
     ],
 )
@@ -247,13 +248,13 @@ def test_a_command_s_user_may_not_reach_the_daemon(shell: Shell, sandbox: Daemon
 
 
 def test_a_storm_of_forks_and_a_hog_leave_the_daemon_serving(tmp_path: Path) -> None:
-    daemon = with_bob(tmp_path / "storm", "--processes-user-processes", "200", "--processes-memory-bytes", "1GiB")
-    shell = Shell(daemon)
-    storm = shell.begin("f() { f | f & }; f; while :; do sleep 0.01; done", user="bob")
-    hog = shell.begin("head -c 100G /dev/zero | tail", user="bob")
-    begun = time.monotonic()
-    assert all(daemon.call("GET", "/livez", token=None).status == 200 for _ in range(10))
-    assert time.monotonic() - begun < 10 * UNIT
-    assert shell.run("echo still here")["stdout"] == "still here\n"
-    assert [shell.post(pid, "kill", grace_secs=0) for pid in (storm, hog)] == [204, 204]
-    assert daemon.term() == 0
+    limits = ("--processes-user-processes", "200", "--processes-memory-bytes", "1GiB")
+    with running(tmp_path / "storm", *limits) as daemon:
+        shell = Shell(daemon)
+        hog = shell.begin("head -c 100G /dev/zero | tail", user="bob")
+        storm = shell.begin("f() { f | f & }; f; while :; do sleep 0.01; done", user="bob")
+        begun = time.monotonic()
+        assert all(daemon.call("GET", "/livez", token=None).status == 200 for _ in range(10))
+        assert time.monotonic() - begun < 10 * UNIT
+        assert shell.run("echo still here")["stdout"] == "still here\n"
+        assert [shell.post(pid, "kill", grace_secs=0) for pid in (storm, hog)] == [204, 204]

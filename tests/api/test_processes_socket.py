@@ -1,6 +1,7 @@
 """The WebSocket of commands, section 3.3, frame by frame."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -8,7 +9,7 @@ import pytest
 
 from agentd.dialects.nullspace import exec_socket
 from tests.conftest import ANSWER_SECONDS, UNIT, Daemon
-from tests.processes import Shell, with_bob
+from tests.processes import Shell, running, with_bob
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,7 @@ async def test_a_command_is_told_of_frame_by_frame(line: Line) -> None:
     started, out, err, end = await line.until("exec_exit")
     assert (started["type"], started["id"]) == ("exec_started", "i")
     assert (out["type"], out["data"], err["type"], err["data"]) == ("exec_stdout", "one\n", "exec_stderr", "two\n")
-    assert {end[key] for key in ("id",)} == {"i"}
-    assert (end["pid"], end["exit_code"], end["reason"]) == (started["pid"], 4, "exited")
+    assert (end["id"], end["pid"], end["exit_code"], end["reason"]) == ("i", started["pid"], 4, "exited")
 
 
 async def test_a_character_in_pieces_is_sent_whole_whatever_comes_between(line: Line) -> None:
@@ -132,24 +132,23 @@ async def test_a_client_that_leaves_leaves_its_commands_running(line: Line, shel
 
 
 async def test_an_unknown_channel_is_refused_before_the_upgrade(sandbox: Daemon) -> None:
-    headers = {"Authorization": f"Bearer {sandbox.token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {sandbox.token}"}) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"{sandbox.url}/v1/ws?channel=other")
     assert refused.value.status == 400
 
 
-async def test_at_the_daemon_s_end_the_end_is_not_taken_for_the_command_s(tmp_path: Any) -> None:
-    daemon = with_bob(tmp_path / "ending")
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {daemon.token}"}) as session:
-        async with session.ws_connect(f"{daemon.url}/v1/ws?channel=exec") as socket:
-            line = Line(socket)
-            await line.say("exec_start", command="sleep", args=["1000"])
-            await line.hear()
-            daemon.signal(15)
-            assert (await line.hear())["code"] == "draining"
-            assert (await socket.receive(ANSWER_SECONDS)).data == exec_socket.RESTART
-    assert daemon.wait() == 0
+async def test_at_the_daemon_s_end_the_end_is_not_taken_for_the_command_s(tmp_path: Path) -> None:
+    with running(tmp_path / "ending") as daemon:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {daemon.token}"}) as session:
+            async with session.ws_connect(f"{daemon.url}/v1/ws?channel=exec") as socket:
+                line = Line(socket)
+                await line.say("exec_start", command="sleep", args=["1000"])
+                await line.hear()
+                daemon.signal(15)
+                assert (await line.hear())["code"] == "draining"
+                assert (await socket.receive(ANSWER_SECONDS)).data == exec_socket.RESTART
+        assert daemon.wait() == 0
 
 
 @pytest.mark.slow

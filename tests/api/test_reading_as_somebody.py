@@ -78,6 +78,13 @@ def test_what_could_not_be_read_is_told(strict: Daemon) -> None:
     assert [line for line in map(json.loads, lines) if "error" in line] == page["errors"]
 
 
+def test_lines_of_a_search_tell_what_could_not_be_searched(strict: Daemon) -> None:
+    body = {"path": "/place", "pattern": "nowhere", "user": "alice"}
+    lines = strict.call("POST", "/v1/files/find", body, NDJSON).body.splitlines()
+    denied = [{"path": f"/place/{name}", "error": "Permission denied"} for name in ("eve", "private")]
+    assert [json.loads(line) for line in lines] == denied
+
+
 def test_an_archive_that_would_lack_something_is_cut_off(strict: Daemon) -> None:
     with strict.connect() as connection:
         request = f"GET /v1/archive?path=/place&user=alice HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {strict.token}"

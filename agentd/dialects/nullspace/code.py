@@ -39,7 +39,7 @@ class ExecuteBody(Struct):
     language: str | None = None
     context_id: str | None = None
     envs: dict[str, str] | None = None
-    timeout: Annotated[float, Meta(gt=0, description="seconds")] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=604_800, description="seconds")] | None = None
     user: str | None = None
 
 

@@ -1,5 +1,6 @@
 """Files, one at a time: section 2 of the wire contract, and of our own ``append`` and ``stat``."""
 
+import os
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from typing import Literal
@@ -214,9 +215,14 @@ class FileRows:
 
 
 def place_of(places: Places, path: str, user: str | None) -> Place:
-    """What a call means by a path and a user. InvalidPath for an empty one: a home is not to be removed by mistake."""
+    """What a call means by a path and a user. InvalidPath for one that is no name, and for an empty one: a home is not
+    to be removed by mistake."""
     if not path:
         raise InvalidPath('the path is empty: name an entry, or "." for the directory where relative paths begin')
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InvalidPath(f"{path!r} has characters that no file name has") from None
     return places.find(path, user_name(user))
 
 

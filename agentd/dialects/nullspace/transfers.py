@@ -161,7 +161,12 @@ class TransferRows:
         user = user_name(body.user)
         path = (await self._place(body.path, user)).path
         token = call.sign(Grant(methods, path, user, time.time() + body.expires_in))
-        mount = call.mount.format(**{name: quote(value) for name, value in msgspec.structs.asdict(call.params).items()})
+        mount = call.mount.format(
+            **{
+                name: quote(value, errors="surrogateescape")
+                for name, value in msgspec.structs.asdict(call.params).items()
+            }
+        )
         where = urlencode({"path": path, "file_token": token}, errors="surrogateescape", quote_via=quote)
         return UploadUrl(f"{call.public_url()}{mount}/file?{where}", token)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from agentd import errors
+from agentd.dialects.nullspace.search import Patterns
 from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
 from agentd.files.archive import Archive, Archives
 from agentd.files.checksum import Checksum
@@ -25,7 +26,6 @@ _TYPES = {
     "zip": "application/zip",
 }
 
-Patterns = Annotated[list[str], Meta(max_length=1000, description="of names to leave out, as in a .gitignore")]
 Algorithm = Literal["sha256", "sha512", "sha1", "md5", "blake2b", "xxh3_128", "xxh3_64"]
 
 

@@ -299,9 +299,9 @@ class Interpreter:
 
     def execute(self, code: str, number: int, envs: dict[str, str]) -> None:
         before = {name: os.environ.get(name) for name in envs}
-        os.environ.update(envs)
         try:
             try:
+                os.environ.update(envs)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 self.run(code, f"{CELL}{number}>")
                 self.figures()

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,11 @@ Tree = dict[str, Seen]
 
 def seen(top: Path) -> Tree:
     """Everything from ``top`` down, by its path from there; ``.`` is the top itself, and {} says that there is none."""
-    while True:
-        try:
-            return _seen(top)
-        except FileNotFoundError:  # a daemon that resumes its work replaces trees as a whole
-            continue
+    looks: list[Tree] = []  # two that agree: a daemon that resumes its work may change things while they are read
+    while len(looks) < 2 or looks[-1] != looks[-2]:
+        with suppress(FileNotFoundError):
+            looks.append(_seen(top))
+    return looks[-1]
 
 
 def _seen(top: Path) -> Tree:

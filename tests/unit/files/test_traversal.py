@@ -275,3 +275,17 @@ async def test_steps_that_find_nothing_for_long_still_let_the_reader_go(root: Ro
             yield [1]
 
         assert [found async for found in traversal.batches(chunks(), (), 10, list)] == [[1]]
+
+
+def test_what_comes_after_a_directory_that_is_not_entered_is_seen_in_its_own_place(root: Root, top: Path) -> None:
+    make(top, "shared/a", "shared/b", "shared/c")
+    (top / "shared/b").chmod(0o744)  # may be read by others, but not searched
+    for name, target, owner in (("one", "/workspace/two", BOB), ("two", "/shared", EVE)):
+        (top / "workspace" / name).symlink_to(target)
+        os.chown(top / "workspace" / name, owner.uid, owner.gid, follow_symlinks=False)
+    taken = [os.open(top / "private", os.O_PATH) for _ in range(3)]
+    os.close(taken[1])  # fds are not given out in their order
+    found = walk(root, "/workspace/one")
+    os.close(taken[0])
+    os.close(taken[2])
+    assert found == [f"/shared/{name}" for name in ("a", "a/file", "b", "c", "c/file")]

@@ -37,7 +37,7 @@ def test_the_directories_of_a_durable_store_are_synced(
     own = tmp_path / ".nullspace"
     parents = {str(tmp_path), str(own), str(own / "uploads")}
     assert set(synced) == (parents if durable else set())
-    assert sorted(os.listdir(own)) == ["lock", "quarantine", "uploads"]
+    assert sorted(os.listdir(own)) == [".gitignore", "lock", "quarantine", "uploads"]
 
 
 def test_a_secret_is_synced_before_it_has_its_name(tmp_path: Path, workspace: int, synced: list[str]) -> None:

@@ -56,7 +56,9 @@ class Uploads(msgspec.Struct, frozen=True):
         int | None,
         Meta(description="declared bytes of all open uploads; unset: 90 % of the free space at start", extra=_SIZE),
     ] = None
-    min_free_bytes: Annotated[int, Meta(ge=0, description="free space that uploads, and writes of 1 MiB and more, leave", extra=_SIZE)] = 64 << 20
+    min_free_bytes: Annotated[
+        int, Meta(ge=0, description="free space that uploads, and writes of 1 MiB and more, leave", extra=_SIZE)
+    ] = 64 << 20
     lifetime: Annotated[float, Meta(gt=0, description="how long an upload may rest before it expires")] = 86400
     retention: Annotated[float, Meta(ge=0, description="how long an ended upload is remembered")] = 86400
     durability: Annotated[

@@ -171,6 +171,9 @@ class Config(msgspec.Struct, frozen=True):
     ] = 1
     drain_timeout: Annotated[float, Meta(ge=0, description="how long running requests may take to end")] = 30
     keep_processes: Annotated[bool, Meta(description="leave processes running when the daemon ends")] = False
+    end_with_command: Annotated[
+        bool, Meta(description="when the command that follows -- ends, drain and exit with its status")
+    ] = False
     limits: Limits = Limits()
     uploads: Uploads = Uploads()
     processes: Processes = Processes()

@@ -1,8 +1,9 @@
 """The composition root: builds the house, serves, drains. The only module that knows all the others.
 
-The life of a daemon: sockets bound -> workspace and reserved tree -> rooms opened (recovery) -> token -> requests ->
-``agentd ready`` -> SIGTERM or SIGINT -> ``/readyz`` says no -> listeners closed -> requests finished or cancelled ->
-rooms closed -> background jobs ended -> exit 0. A second signal ends the process at once.
+The life of a daemon: sockets bound -> workspace and reserved tree -> rooms opened (recovery) -> token -> the command
+that it was given, if any -> requests -> ``agentd ready`` -> SIGTERM or SIGINT, which the command gets too, or the
+command's end -> ``/readyz`` says no -> listeners closed -> requests finished or cancelled -> rooms closed, whatever
+still runs with them -> background jobs ended -> exit 0. A second signal ends the process at once.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import msgspec
@@ -52,6 +53,7 @@ from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import RESERVED, keep_secret, open_reserved, open_workspace
+from agentd.processes.entrypoint import Entrypoint
 from agentd.rooms import House, Rooms, open_rooms
 from agentd.telemetry import Metrics, fields
 
@@ -113,13 +115,14 @@ class Tokens:
         return tokens
 
 
-async def serve(config: Config) -> int:
-    """See the module. Returns 0 after a drain in time, and also where requests had to be cancelled."""
+async def serve(config: Config, command: Sequence[str] = ()) -> int:
+    """See the module. Returns 0 after a drain in time, and also where requests had to be cancelled; the command's
+    status where that was asked for."""
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     metrics = Metrics()
     open_files = _raise_open_files()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as closing:
-        ended = _signals()
+        ended = _Ended()
         sockets = _bind(config, closing)
         root, places, workspace, reserved = await in_thread(_ground, config)
         background = Background(group)
@@ -130,8 +133,8 @@ async def serve(config: Config) -> int:
         found = await in_thread(features, reserved)
         house.capabilities |= {**found, "durability": house.capabilities.get("durability", config.uploads.durability)}
         tokens = None if config.insecure else await in_thread(_tokens, house)
-        if tokens is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tokens.reload)
+        entrypoint = await _entrypoint(rooms, command, ended, house) if command else None
+        _on_hangup(tokens, entrypoint)
         server = Server(
             [*dialects, about(dialects, metrics, house.capabilities)],
             access=Access(
@@ -149,16 +152,20 @@ async def serve(config: Config) -> int:
         _watch(background, manager)
         _say("".join(f"agentd ready on {address}\n" for address in addresses))
         notify("READY=1", manager)
-        await ended.wait()
+        await ended.asked.wait()
         _log.info("draining", extra=fields(seconds=config.drain_timeout))
         notify("STOPPING=1", manager)
         rooms.processes.hang_up()
-        in_time = await server.drain(config.drain_notice, config.drain_timeout)
+        async with asyncio.TaskGroup() as draining:
+            if entrypoint is not None:
+                entrypoint.send(ended.signal)
+                draining.create_task(entrypoint.process.wait(config.drain_timeout))
+            in_time = await server.drain(config.drain_notice, config.drain_timeout)
         _log.info("drained", extra=fields(in_time=in_time))
-    return 0
+    return entrypoint.status if entrypoint is not None and config.end_with_command else 0
 
 
-def run(config: Config) -> int:
+def run(config: Config, command: Sequence[str] = ()) -> int:
     """Serves until a signal; returns the exit status. ConfigError where a setting turns out to be unusable."""
     try:
         arm(os.environ.get(VARIABLE))
@@ -166,7 +173,7 @@ def run(config: Config) -> int:
         raise ConfigError(VARIABLE, str(error)) from None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(config))
+            return runner.run(serve(config, command))
     except* ConfigError as group:
         refused = group
     raise _first(refused)
@@ -178,19 +185,51 @@ def _first(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _signals() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second ends the process."""
-    ended = asyncio.Event()
+class _Ended:
+    """asked: set by the first SIGTERM or SIGINT, which is ``signal``, or by somebody else; a second signal ends the
+    process."""
 
-    def on_signal(number: int) -> None:
-        if ended.is_set():
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        if self.signal:
             os._exit(128 + number)
-        ended.set()
+        self.signal = number
+        self.asked.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return ended
+
+async def _entrypoint(rooms: Rooms, command: Sequence[str], ended: _Ended, house: House) -> Entrypoint:
+    if house.config.keep_processes:
+        raise ConfigError("keep_processes", "a command that follows -- ends with the daemon; leave one of them out")
+    try:
+        started = await Entrypoint.start(rooms.processes, command)
+    except AgentError as error:
+        raise ConfigError("command", error.detail) from None
+
+    async def watch() -> None:
+        ending = await started.process.wait()
+        assert ending is not None
+        _log.info("the command has ended", extra=fields(exit_code=ending.code, signal=ending.signal_name))
+        if house.config.end_with_command:
+            ended.asked.set()
+
+    house.background.spawn(watch())
+    return started
+
+
+def _on_hangup(tokens: Tokens | None, entrypoint: Entrypoint | None) -> None:
+    def hung_up() -> None:
+        if tokens is not None:
+            tokens.reload()
+        if entrypoint is not None:
+            entrypoint.send(signal.SIGHUP)
+
+    if tokens is not None or entrypoint is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
 
 def _bind(config: Config, closing: AsyncExitStack) -> list[socket.socket]:

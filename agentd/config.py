@@ -111,9 +111,13 @@ class Processes(msgspec.Struct, frozen=True):
         Annotated[int, Meta(ge=1)] | None, Meta(description="processes a user may have; unset: any")
     ] = None
     open_files: Annotated[
-        Annotated[int, Meta(ge=3)] | None,
-        Meta(description="files each process may open; unset: the soft limit that the daemon got"),
+        Annotated[int, Meta(ge=128)] | None,
+        Meta(description="files each process may open, at least 128; unset: the soft limit that the daemon got"),
     ] = None
+    cgroup: Annotated[
+        Literal["off", "auto"],
+        Meta(description="a cgroup (v2) for each process, where one can be made; then limits bind all it starts, too"),
+    ] = "off"
 
 
 class Terminals(msgspec.Struct, frozen=True):
@@ -155,6 +159,13 @@ class Config(msgspec.Struct, frozen=True):
     cors_origins: Annotated[
         tuple[str, ...], Meta(description="origins of web pages that may use the daemon, or *; repeatable")
     ] = ()
+    dialects: Annotated[
+        tuple[str, ...], Meta(description="the APIs that are served, separated by commas; unset: all that there are")
+    ] = ()
+    dialect_at_root: Annotated[
+        str | None,
+        Meta(description="the API that is served without its prefix too; what others have there gives way to it"),
+    ] = None
     sandbox_id: Annotated[str | None, Meta(description="the sandbox's name; unset: any name is answered to")] = None
     default_user: Annotated[
         str | None, Meta(description="who owns what is created when a call names no user; unset: the daemon's own")
@@ -320,6 +331,9 @@ def _read(file: str) -> Iterator[tuple[str, object]]:
 def _converted(setting: Setting, value: object, origin: str) -> object:
     if setting.is_list and isinstance(value, str):
         value = value.replace(",", " ").split()
+    elif setting.is_list and origin.startswith("flag "):
+        assert isinstance(value, list)
+        value = [part for one in value for part in one.split(",")]
     if setting.is_size and isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         value = int(match[1]) * UNITS[(match[2] or "").upper()]
     try:

@@ -15,12 +15,18 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import msgspec
 import uvloop
 
 from agentd.background import Background
 from agentd.config import Config, ConfigError
+from agentd.dialects.blackbox import BlackboxRows, blackbox
+from agentd.dialects.choice import chosen, with_root
+from agentd.dialects.conway import ConwayRows, conway
+from agentd.dialects.daytona import daytona
+from agentd.dialects.duvo import DuvoRows, duvo
 from agentd.dialects.nullspace import nullspace
 from agentd.dialects.nullspace.code import CodeRows
 from agentd.dialects.nullspace.entries import EntryRows
@@ -53,8 +59,7 @@ from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import RESERVED, keep_secret, open_reserved, open_workspace
-from agentd.processes.entrypoint import Entrypoint
-from agentd.rooms import House, Rooms, open_rooms
+from agentd.rooms import House, Rooms, open_rooms, start_entrypoint
 from agentd.telemetry import Metrics, fields
 
 KEPT_NAME = "token"
@@ -85,8 +90,32 @@ def nullspace_of(rooms: Rooms, config: Config) -> Dialect:
     return nullspace((row for topic in rows for row in topic.endpoints()), config.sandbox_id)
 
 
+def daytona_of(rooms: Rooms, config: Config) -> Dialect:
+    return daytona(rooms, config.sandbox_id)
+
+
+def duvo_of(rooms: Rooms, config: Config) -> Dialect:
+    return duvo(DuvoRows(rooms.listing, rooms.writing, rooms.places, config.workspace), config.sandbox_id)
+
+
+def blackbox_of(rooms: Rooms, config: Config) -> Dialect:
+    files = (rooms.files, rooms.writing, rooms.changes, rooms.listing, rooms.archives)
+    return blackbox(BlackboxRows(*files, rooms.places, config.workspace), config.sandbox_id)
+
+
+def conway_of(rooms: Rooms, config: Config) -> Dialect:
+    used = (rooms.files, rooms.writing, rooms.listing, rooms.processes, rooms.places)
+    return conway(ConwayRows(*used, config.workspace), config.sandbox_id)
+
+
 # Every dialect there is: what makes it of the rooms.
-DIALECTS: tuple[Callable[[Rooms, Config], Dialect], ...] = (nullspace_of,)
+DIALECTS: tuple[Callable[[Rooms, Config], Dialect], ...] = (
+    nullspace_of,
+    daytona_of,
+    duvo_of,
+    blackbox_of,
+    conway_of,
+)
 
 
 class Tokens:
@@ -129,14 +158,18 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
         house = House(config, root, root.users, places, workspace, reserved, metrics, background, closing, open_files)
         closing.push_async_callback(background.finish)
         rooms = await open_rooms(house)
-        dialects = [make(rooms, config) for make in DIALECTS]
+        own, dialects = _served(rooms, house)
         found = await in_thread(features, reserved)
         house.capabilities |= {**found, "durability": house.capabilities.get("durability", config.uploads.durability)}
         tokens = None if config.insecure else await in_thread(_tokens, house)
-        entrypoint = await _entrypoint(rooms, command, ended, house) if command else None
-        _on_hangup(tokens, entrypoint)
+        reload = [] if tokens is None else [tokens.reload]
+        entrypoint = None
+        if command:
+            entrypoint = await start_entrypoint(house, rooms, command, ended.asked.set)
+            reload.append(partial(entrypoint.send, signal.SIGHUP))
+        _on_hangup(*reload)
         server = Server(
-            [*dialects, about(dialects, metrics, house.capabilities)],
+            [own, *dialects],
             access=Access(
                 lambda: tokens.valid if tokens else None,
                 Brake(config.limits.unauthenticated_per_second, time.monotonic),
@@ -163,6 +196,21 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
             in_time = await server.drain(config.drain_notice, config.drain_timeout)
         _log.info("drained", extra=fields(in_time=in_time))
     return entrypoint.status if entrypoint is not None and config.end_with_command else 0
+
+
+def _served(rooms: Rooms, house: House) -> tuple[Dialect, list[Dialect]]:
+    """The daemon's own pages, and the dialects that are wanted."""
+    config, dialects = house.config, list[Dialect]()
+    own = about(dialects, house.metrics, house.capabilities)
+    try:
+        wanted = chosen([make(rooms, config) for make in DIALECTS], config.dialects)
+    except ValueError as error:
+        raise ConfigError("dialects", str(error)) from None
+    try:
+        dialects += with_root(wanted, own, config.dialect_at_root)
+    except ValueError as error:
+        raise ConfigError("dialect_at_root", str(error)) from None
+    return own, dialects
 
 
 def run(config: Config, command: Sequence[str] = ()) -> int:
@@ -202,33 +250,14 @@ class _Ended:
         self.asked.set()
 
 
-async def _entrypoint(rooms: Rooms, command: Sequence[str], ended: _Ended, house: House) -> Entrypoint:
-    if house.config.keep_processes:
-        raise ConfigError("keep_processes", "a command that follows -- ends with the daemon; leave one of them out")
-    try:
-        started = await Entrypoint.start(rooms.processes, command)
-    except AgentError as error:
-        raise ConfigError("command", error.detail) from None
+def _on_hangup(*jobs: Callable[[], None]) -> None:
+    """What SIGHUP does; what it does to any process where there is nothing."""
 
-    async def watch() -> None:
-        ending = await started.process.wait()
-        assert ending is not None
-        _log.info("the command has ended", extra=fields(exit_code=ending.code, signal=ending.signal_name))
-        if house.config.end_with_command:
-            ended.asked.set()
-
-    house.background.spawn(watch())
-    return started
-
-
-def _on_hangup(tokens: Tokens | None, entrypoint: Entrypoint | None) -> None:
     def hung_up() -> None:
-        if tokens is not None:
-            tokens.reload()
-        if entrypoint is not None:
-            entrypoint.send(signal.SIGHUP)
+        for job in jobs:
+            job()
 
-    if tokens is not None or entrypoint is not None:
+    if jobs:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
 

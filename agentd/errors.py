@@ -34,6 +34,7 @@ AgentError
 ├── GitFailed               git said no; its own words are in the detail
 ├── NotSupported            this sandbox lacks the program for it, or this daemon does not offer it
 ├── SessionEnded            the shell of a session has ended
+├── CommandEnded            a command has, to which something was to be said
 ├── Unavailable             not now: starting, draining
 ├── Internal                our fault; the log has the rest under the same instance id
 ├── ClientGone              nobody is left to answer
@@ -231,6 +232,10 @@ class NotSupported(AgentError):
 
 class SessionEnded(AgentError):
     code, status, title = "session_ended", 410, "Session ended"
+
+
+class CommandEnded(AgentError):
+    code, status, title = "command_ended", 410, "Command ended"
 
 
 class Unavailable(AgentError):

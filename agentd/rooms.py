@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import msgspec
 
 from agentd.background import Background
 from agentd.config import Config, ConfigError
+from agentd.errors import AgentError
 from agentd.files.archive import Archives
 from agentd.files.changes import Changes
 from agentd.files.drafts import Drafts
@@ -20,6 +22,7 @@ from agentd.files.search import Search
 from agentd.files.usage import Measuring
 from agentd.files.watch import Watches
 from agentd.files.writing import Writing
+from agentd.linux.cgroups import Cgroups, open_cgroups
 from agentd.linux.identity import Users
 from agentd.linux.meter import Meter
 from agentd.linux.places import Places
@@ -28,6 +31,7 @@ from agentd.linux.root import Root
 from agentd.linux.spawn import Limits, Settings
 from agentd.linux.threads import in_thread
 from agentd.processes.contexts import ContextLimits, Contexts
+from agentd.processes.entrypoint import Entrypoint
 from agentd.processes.git import Git
 from agentd.processes.pty import TerminalLimits, Terminals
 from agentd.processes.reaper import Reaper
@@ -176,9 +180,11 @@ async def _processes(house: House) -> Processes:
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or str(error)
         raise ConfigError("processes.environment_file", f"{config.environment_file}: {what}") from None
+    cgroups = await _cgroups(house) if config.cgroup == "auto" else None
+    house.capabilities["cgroup"] = cgroups is not None
     processes = Processes(
         *(house.root, house.places, limits),
-        Settings(house.open_files, config.nice, config.oom_score_adj),
+        Settings(house.open_files, config.nice, config.oom_score_adj, cgroups),
         Surroundings(house.config.cwd or house.config.workspace, config.shell, config.path, config.lang, variables),
         most=Limits(
             cpu_seconds=config.cpu_seconds,
@@ -198,6 +204,17 @@ async def _processes(house: House) -> Processes:
     return processes
 
 
+async def _cgroups(house: House) -> Cgroups | None:
+    try:
+        cgroups = await in_thread(open_cgroups)
+    except OSError as error:
+        _log.warning("processes get no cgroups: %s", error.strerror)
+        return None
+    house.closing.callback(cgroups.close)
+    _log.info("each process gets a cgroup", extra=fields(controllers=sorted(cgroups.controllers)))
+    return cgroups
+
+
 def _shells(house: House, processes: Processes) -> tuple[Terminals, Sessions]:
     terminal_limits = TerminalLimits(**msgspec.structs.asdict(house.config.terminals))
     terminals = Terminals(processes, house.places, terminal_limits, house.background.spawn)
@@ -208,3 +225,25 @@ def _shells(house: House, processes: Processes) -> tuple[Terminals, Sessions]:
     house.metrics.gauge("agentd_terminals_open", "Open terminals", lambda: len(terminals.list()))
     house.metrics.gauge("agentd_sessions_open", "Open shell sessions", lambda: sessions.open_count)
     return terminals, sessions
+
+
+async def start_entrypoint(house: House, rooms: Rooms, argv: Sequence[str], ended: Callable[[], None]) -> Entrypoint:
+    """The command beside the daemon. ended: called after its end, where the daemon is to end with it.
+
+    ConfigError where it cannot be run."""
+    if house.config.keep_processes:
+        raise ConfigError("keep_processes", "a command that follows -- ends with the daemon; leave one of them out")
+    try:
+        entrypoint = await Entrypoint.start(rooms.processes, argv)
+    except AgentError as error:
+        raise ConfigError("command", error.detail) from None
+
+    async def watch() -> None:
+        ending = await entrypoint.process.wait()
+        assert ending is not None
+        _log.info("the command has ended", extra=fields(exit_code=ending.code, signal=ending.signal_name))
+        if house.config.end_with_command:
+            ended()
+
+    house.background.spawn(watch())
+    return entrypoint

@@ -1,7 +1,8 @@
 """Every way to hand a path to the daemon: one table, which tests go through, and what it has to hold.
 
-A dialect's table (`TABLES`) has a line for each text of a row's parameters, body, form or frames that is a path. What
-else is text is named in `NO_PATHS`, so that a new field belongs to neither, until somebody decides which (`undecided`).
+A dialect's table (here that of the native API; all are in `tests.tables`) has a line for each text of a row's
+parameters, body or frames that is a path, and for each form. What else is text is named in `NO_PATHS`, so that a new
+field belongs to neither, until somebody decides which (`undecided`).
 """
 
 import base64
@@ -21,10 +22,12 @@ import msgspec
 from msgspec import inspect
 
 from agentd import dialects as packages
+from agentd.http.endpoint import FORM as MULTIPART
 from agentd.http.endpoint import Dialect
 from tests.archives import entry, tar
 from tests.conftest import ANSWER_SECONDS, Answer, Daemon
-from tests.filing import FORM, form
+from tests.filing import FORM
+from tests.filing import form as form_of
 from tests.uploading import MACHINE
 
 Key = tuple[str, str]
@@ -140,11 +143,11 @@ class Ask:
         return self.send(caller, path, more)
 
 
-def _post(route: str, field: str = "path", *, follows: bool = True, **body: Any) -> Ask:
+def post(route: str, field: str = "path", *, follows: bool = True, **body: Any) -> Ask:
     return Ask(lambda caller, path, more: caller.post(route, {**body, field: path, **more}), follows)
 
 
-def _query(method: str, route: str, content: bytes | None = None, lines: int = 0, **query: Any) -> Ask:
+def query(method: str, route: str, content: bytes | None = None, lines: int = 0, **query: Any) -> Ask:
     return Ask(
         lambda caller, path, more: caller.query(method, route, {**query, "path": path, **more}, content, lines=lines)
     )
@@ -157,11 +160,11 @@ def _frame(channel: str, kind: str, field: str = "cwd", **frame: Any) -> Ask:
 
 def _git(route: str, **body: Any) -> Ask:
     """Git is asked in a place of its own for each path, and says no itself where that is no repository."""
-    return _post(f"/git/{route}", **body)
+    return post(f"/git/{route}", **body)
 
 
 def _files_of_git(route: str, **body: Any) -> Ask:
-    send = _post(f"/git/{route}", "files", **body).send
+    send = post(f"/git/{route}", "files", **body).send
     return Ask(lambda caller, path, more: send(caller, [path], more), refused=lambda answer: answer.status >= 400)  # type: ignore[arg-type]
 
 
@@ -177,8 +180,17 @@ def _upload(kind: str, **body: Any) -> Ask:
 
 def _batch(caller: Caller, path: str, more: More) -> Answer:
     manifest = json.dumps({"files": [{"path": path, "field": "file0"}], **more}).encode()
-    body = form(("manifest", manifest), ("file0", b"new"))
+    body = form_of(("manifest", manifest), ("file0", b"new"))
     return caller.request("POST", f"{caller.prefix}/files/batch-write", body, FORM)
+
+
+def form(route: str, *parts: tuple[str, bytes]) -> Ask:
+    def send(caller: Caller, path: str, more: More) -> Answer:
+        wanted = {"path": path, **{name: value for name, value in more.items() if value is not None}}
+        text = urlencode(wanted, errors="surrogateescape")
+        return caller.request("POST", f"{caller.prefix}{route}?{text}", form_of(*parts), FORM)
+
+    return Ask(send)
 
 
 def _signed(route: str, method: str, content: bytes | None = None) -> Ask:
@@ -208,57 +220,59 @@ def _context(caller: Caller, path: str, more: More) -> Answer:
     return answer
 
 
+Table = Mapping[Key, Ask]
+
 _NEW = base64.b64encode(b"new").decode()
 _COMMAND: More = {"command": "ls", "args": ["-a"]}
 
-# By the name of the row, or of the Struct where it is none's parameters or body, and of the field.
+# By the name of the row, or of the Struct where it is none's parameters or body, and of the field; "form" for a form.
 ASKS: dict[Key, Ask] = {
     ("uploads.create", "target_path"): _upload("file"),
-    ("files.info", "path"): _post("/files/info", follows=False),
-    ("files.stat", "path"): _post("/files/stat", follows=False),
-    ("files.exists", "path"): _post("/files/exists", follows=False),
-    ("files.read_text", "path"): _post("/files/read"),
-    ("files.write", "path"): _post("/files/write", content=_NEW, encoding="base64"),
-    ("files.append", "path"): _post("/files/append", content="new"),
-    ("files.read", "path"): _query("GET", "/file"),
-    ("files.head", "path"): _query("HEAD", "/file"),
-    ("files.put", "path"): _query("PUT", "/file", b"new"),
-    ("files.post", "path"): _query("POST", "/file", b"new"),
-    ("files.mkdir", "path"): _post("/files/mkdir"),
-    ("files.permissions", "path"): _post("/files/permissions", permissions="0777"),
-    ("files.owner", "path"): _post("/files/owner", owner="40001"),
-    ("files.link", "path"): _post("/files/link", follows=False, target="/etc/passwd"),
-    ("files.link", "target"): _post("/files/link", "target", follows=False, path="/workspace/made/hard", hard=True),
-    ("files.remove", "path"): _post("/files/remove", follows=False),
-    ("files.rename", "old_path"): _post("/files/rename", "old_path", follows=False, new_path="/workspace/made/renamed"),
-    ("files.rename", "new_path"): _post("/files/rename", "new_path", follows=False, old_path="/workspace/given/one"),
-    ("files.move", "source"): _post("/files/move", "source", follows=False, target="/workspace/made/moved"),
-    ("files.move", "target"): _post("/files/move", "target", follows=False, source="/workspace/given/one"),
-    ("files.copy", "source"): _post("/files/copy", "source", follows=False, target="/workspace/made/copied"),
-    ("files.copy", "target"): _post("/files/copy", "target", follows=False, source="/workspace/given/one"),
+    ("files.info", "path"): post("/files/info", follows=False),
+    ("files.stat", "path"): post("/files/stat", follows=False),
+    ("files.exists", "path"): post("/files/exists", follows=False),
+    ("files.read_text", "path"): post("/files/read"),
+    ("files.write", "path"): post("/files/write", content=_NEW, encoding="base64"),
+    ("files.append", "path"): post("/files/append", content="new"),
+    ("files.read", "path"): query("GET", "/file"),
+    ("files.head", "path"): query("HEAD", "/file"),
+    ("files.put", "path"): query("PUT", "/file", b"new"),
+    ("files.post", "path"): query("POST", "/file", b"new"),
+    ("files.mkdir", "path"): post("/files/mkdir"),
+    ("files.permissions", "path"): post("/files/permissions", permissions="0777"),
+    ("files.owner", "path"): post("/files/owner", owner="40001"),
+    ("files.link", "path"): post("/files/link", follows=False, target="/etc/passwd"),
+    ("files.link", "target"): post("/files/link", "target", follows=False, path="/workspace/made/hard", hard=True),
+    ("files.remove", "path"): post("/files/remove", follows=False),
+    ("files.rename", "old_path"): post("/files/rename", "old_path", follows=False, new_path="/workspace/made/renamed"),
+    ("files.rename", "new_path"): post("/files/rename", "new_path", follows=False, old_path="/workspace/given/one"),
+    ("files.move", "source"): post("/files/move", "source", follows=False, target="/workspace/made/moved"),
+    ("files.move", "target"): post("/files/move", "target", follows=False, source="/workspace/given/one"),
+    ("files.copy", "source"): post("/files/copy", "source", follows=False, target="/workspace/made/copied"),
+    ("files.copy", "target"): post("/files/copy", "target", follows=False, source="/workspace/given/one"),
     ("files.replace", "files"): Ask(_replace),
     ("transfers.ManifestFile", "path"): Ask(_batch, refused=_is_left_out),
     ("files.download_url", "path"): _signed("download-url", "GET"),
     ("files.upload_url", "path"): _signed("upload-url", "PUT", b"new"),
-    ("files.list", "path"): _query("GET", "/files", depth=9),
-    ("entries.list", "path"): _query("GET", "/entries", depth=9, hidden="true"),
-    ("files.find", "path"): _post("/files/find", pattern="e"),
-    ("files.search", "path"): _post("/files/search", pattern="*"),
-    ("archive.read", "path"): _query("GET", "/archive", format="tar", skip_unreadable="true"),
-    ("files.usage", "path"): _post("/files/usage"),
-    ("files.checksum", "path"): _post("/files/checksum"),
-    ("files.watch", "path"): _query("GET", "/watch", lines=1, recursive="true"),
+    ("files.list", "path"): query("GET", "/files", depth=9),
+    ("entries.list", "path"): query("GET", "/entries", depth=9, hidden="true"),
+    ("files.find", "path"): post("/files/find", pattern="e"),
+    ("files.search", "path"): post("/files/search", pattern="*"),
+    ("archive.read", "path"): query("GET", "/archive", format="tar", skip_unreadable="true"),
+    ("files.usage", "path"): post("/files/usage"),
+    ("files.checksum", "path"): post("/files/checksum"),
+    ("files.watch", "path"): query("GET", "/watch", lines=1, recursive="true"),
     ("watching.FileWatch", "path"): _frame("", "file_watch", "path", recursive=True),
-    ("processes.exec", "cwd"): _post("/exec", "cwd", **_COMMAND),
-    ("processes.exec_stream", "cwd"): _post("/exec/stream", "cwd", **_COMMAND),
+    ("processes.exec", "cwd"): post("/exec", "cwd", **_COMMAND),
+    ("processes.exec_stream", "cwd"): post("/exec/stream", "cwd", **_COMMAND),
     ("exec_socket.Start", "cwd"): _frame("exec", "exec_start", **_COMMAND),
     ("terminals.Start", "cwd"): _frame("pty", "pty_start", command="ls -a"),
     ("sessions.open", "cwd"): Ask(_session),
     ("code.contexts.create", "cwd"): Ask(_context),
     ("git.clone", "path"): _git("clone", url=CLONED),
-    ("git.status", "path"): _query("GET", "/git/status"),
-    ("git.log", "path"): _query("GET", "/git/log"),
-    ("git.branches", "path"): _query("GET", "/git/branch"),
+    ("git.status", "path"): query("GET", "/git/status"),
+    ("git.log", "path"): query("GET", "/git/log"),
+    ("git.branches", "path"): query("GET", "/git/branch"),
     ("git.branch", "path"): _git("branch", name="other"),
     ("git.checkout", "path"): _git("checkout", ref="other"),
     ("git.add", "path"): _git("add"),
@@ -268,60 +282,46 @@ ASKS: dict[Key, Ask] = {
     ("git.pull", "path"): _git("pull"),
     ("git.push", "path"): _git("push"),
 }
-# By the dialect's name.
-TABLES: dict[str, dict[Key, Ask]] = {"nullspace": ASKS}
-PREFIXES = {"nullspace": MACHINE}
 # The other ways of rows that have several.
 VARIANTS: dict[str, Ask] = {
     "uploads.create tree": _upload("directory_tar", conflict="merge"),
     "uploads.create replace": _upload("directory_tar", conflict="replace"),
-    "files.stat followed": _post("/files/stat", follow=True),
-    "files.owner link": _post("/files/owner", follows=False, follow=False, owner="40001"),
-    "files.move tree": _post(
-        "/files/move", "target", follows=False, source="/workspace/given/tree", conflict="replace"
-    ),
-    "files.copy tree": _post("/files/copy", "target", follows=False, source="/workspace/given/tree", conflict="merge"),
-    "files.post form": Ask(
-        lambda caller, path, more: caller.query("POST", "/file", {"path": path, **more}, form(("file", b"new")))
-    ),
-    "archive.read zip": _query("GET", "/archive", format="zip", skip_unreadable="true"),
+    "files.stat followed": post("/files/stat", follow=True),
+    "files.owner link": post("/files/owner", follows=False, follow=False, owner="40001"),
+    "files.move tree": post("/files/move", "target", follows=False, source="/workspace/given/tree", conflict="replace"),
+    "files.copy tree": post("/files/copy", "target", follows=False, source="/workspace/given/tree", conflict="merge"),
+    "files.post form": form("/file", ("file", b"new")),
+    "archive.read zip": query("GET", "/archive", format="zip", skip_unreadable="true"),
 }
 
 # What is text and no path of the daemon's: who, which of its own things by the name that it gave them, content, a
 # pattern, a command and what is told to it; and what git is told of a repository, by the rights of its user.
 _NO_PATHS = """
-user owner group upload_id session_id command_id context_id id pid cursor source_kind machine_id sandbox_id field
+user owner group upload_id session_id command_id context_id run_id id pid cursor source_kind machine_id sandbox_id field
 content pattern replacement ignore permissions metadata whole_checksum_sha256 command args envs tags tag stdin
 stdin_base64 data data_base64 signal code language url branch name ref remote message author_name author_email
-username password private_key passphrase
+username password private_key passphrase mode newValue
 """
 NO_PATHS = frozenset(_NO_PATHS.split())
 # Structs that are told and never asked, and are no row's result because they come in a stream or a frame.
 TOLD = frozenset(
-    f"nullspace.{name}"
-    for name in (
-        *("terminals.Started", "terminals.Shown", "terminals.Exited", "terminals.Failed"),
-        *(
-            "listing.Entry",
-            "listing.Unread",
-            "listing.EntryPage",
-            "listing.ListedInfo",
-            "commands.Written",
-            "commands.Exit",
-        ),
+    (
+        *("nullspace.terminals.Started", "nullspace.terminals.Shown", "nullspace.terminals.Exited"),
+        *("nullspace.terminals.Failed", "nullspace.commands.Written", "nullspace.commands.Exit"),
+        *("nullspace.listing.Entry", "nullspace.listing.ListedInfo", "nullspace.listing.Unread"),
+        *("nullspace.listing.EntryPage", "daytona.transfers.PartlyTaken"),
     )
 )
 
 
-def undecided(dialect: Dialect) -> set[Key]:
+def undecided(dialect: Dialect, table: Table) -> set[Key]:
     """Texts that its clients send, of which the table does not say whether they are paths."""
-    table = TABLES.get(dialect.name, {})
     return {key for key in _texts(dialect) if key not in table and key[1] not in NO_PATHS}
 
 
-def stale(dialect: Dialect) -> set[Key]:
+def stale(dialect: Dialect, table: Table) -> set[Key]:
     """Lines of the table for which there is nothing in the code."""
-    return {*TABLES.get(dialect.name, {})} - {*_texts(dialect)}
+    return {*table} - {*_texts(dialect)}
 
 
 def _texts(dialect: Dialect) -> Iterator[Key]:
@@ -330,6 +330,8 @@ def _texts(dialect: Dialect) -> Iterator[Key]:
     asked: set[type] = set()
     for row in dialect.endpoints:
         told |= _structs(row.result)
+        if MULTIPART in row.takes and row.body is None:
+            yield row.name, "form"
         for struct_ in (row.params, row.body):
             if struct_ is not None:
                 asked |= {*struct_.__mro__}

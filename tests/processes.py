@@ -36,6 +36,18 @@ def running(place: Path, *flags: str) -> Iterator[Daemon]:
         daemon.term()
 
 
+def alive(root: Path) -> list[int]:
+    """Processes that stand in a directory of this sandbox."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if entry.readlink().is_relative_to(root / "workspace"):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
 class Shell:
     """prefix: the mount that is spoken to."""
 

@@ -35,18 +35,23 @@ class Changes:
         self._files = files
         self._drafts = drafts
 
-    def make_directory(self, place: Place) -> None:
+    def make_directory(self, place: Place, mode: int | None = None) -> None:
         """With all that is missing above it, 0755 and the owner's; one that is there stays as it is.
+
+        mode: of the new one itself.
 
         Raises NotADirectory where something else is in the way, and what `Root.locate` raises.
         """
         within = f"{place.path.rstrip('/')}/-"
+        is_new = mode is not None and not self._files.exists(place)
         try:
             self._root.locate(within, make_parents=place.owner, rights=place.rights).close()
         except NotADirectory:
             raise NotADirectory(
                 f"cannot make {place.path!r}: it, or one above it, is there and no directory", path=place.path
             ) from None
+        if mode is not None and is_new:
+            self.set_mode(place, mode)
 
     def set_mode(self, place: Place, mode: int) -> None:
         """Sets permission bits, 0 to 0o7777, of what a link leads to."""
@@ -73,14 +78,18 @@ class Changes:
             target = os.readlink("", dir_fd=opened.fd) if stat.S_ISLNK(found.st_mode) else None
             return self._files.entry(opened.path, found, target)
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: Place, *, recursive: bool = True) -> None:
         """Deletes a file, a link itself, or a directory with all that is in it: that one disappears at once.
+
+        recursive: False raises IsADirectory for a directory.
 
         Raises NotFound; PermissionDenied where those whose rights bound the call may not delete all of it; PathReserved
         for a directory above the daemon's own tree, Conflict for one with mounts in it. Nothing is deleted then. What
         the file system itself keeps (chattr(1)) is put back with what is left of its tree.
         """
         with os_errors("remove", place.path), found(self._root, place) as (location, fd):
+            if not recursive and stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise IsADirectory(f"{place.path!r} is a directory: ask for all that is in it to go", path=place.path)
             self.delete(location, fd)
 
     def delete(self, location: Location, fd: int) -> None:

@@ -32,7 +32,11 @@ class Checksum:
         self._hashers = {name: _hasher(name) for name in algorithms}
         self.path = place.path
         self.size = 0
-        self.chunks: Generator[list[None], None, None] = self._read()
+
+    @property
+    def chunks(self) -> Generator[list[None], None, None]:
+        """Once. Not kept: with a generator of its own in it, what is dropped would stay open for a while."""
+        return self._read()
 
     @property
     def digests(self) -> dict[str, str]:

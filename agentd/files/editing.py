@@ -15,7 +15,8 @@ _LOOKED_AT = 8000  # bytes at its beginning that tell whether a file is text
 
 @dataclass(slots=True)
 class Replaced:
-    """Numbers. skipped: of files that stayed as they are, binary ones apart: no match, or larger than `SIZE_LIMIT`."""
+    """Numbers. skipped: of files that stayed as they are, binary ones apart: no match, or larger than
+    `SIZE_LIMIT`, before or then."""
 
     replacements: int = 0
     modified: int = 0
@@ -60,9 +61,12 @@ class Editing:
             result.binary += 1
             return
         for pattern in wanted:
-            changed, count = pattern.replaced(text, replacement)
+            try:
+                changed, count = pattern.replaced(text, replacement, SIZE_LIMIT)
+            except RequestTooLarge:
+                break
             if count:
-                self._writing.write(place, changed)
+                self._writing.write(place, memoryview(changed))
                 result.replacements += count
                 result.modified += 1
                 return

@@ -14,10 +14,11 @@ threads at once. Everything here blocks, but for `compiled`, which is quick once
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.errors import InvalidRequest
+from agentd.errors import InvalidRequest, RequestTooLarge
 
 LENGTH_LIMIT = 4096  # bytes of a pattern
 _MEMORY = 8 << 20  # bytes of an expression's automata
@@ -39,19 +40,25 @@ class Pattern:
         match = self._expression.search(data, start, end)
         return None if match is None else match.span()
 
-    def replaced(self, data: bytes, replacement: bytes) -> tuple[bytes, int]:
-        """``data`` with ``replacement``, as it stands, for each match, from left to right; and how many there were."""
+    def replaced(self, data: bytes, replacement: bytes, most: int = sys.maxsize) -> tuple[bytes | bytearray, int]:
+        """``data`` with ``replacement``, as it stands, for each match, from left to right; and how many there were.
+
+        RequestTooLarge for more than ``most`` bytes of what comes of it."""
         if self.text is not None:
             count = data.count(self.text)
+            _check_size(len(data) + count * (len(replacement) - len(self.text)), most)
             return (data.replace(self.text, replacement), count) if count else (data, 0)
-        pieces, kept, position = [], 0, 0
+        made, count, kept, position = bytearray(), 0, 0, 0
         while position <= len(data) and (span := self.search(data, position, len(data))) is not None:
             start, end = span
-            pieces += [data[kept:start], replacement]
-            kept = end
+            made += data[kept:start]
+            made += replacement
+            _check_size(len(made), most)
+            count, kept = count + 1, end
             position = end if end > start else _next_character(data, end)
-        pieces.append(data[kept:])
-        return b"".join(pieces), len(pieces) // 2
+        made += data[kept:]
+        _check_size(len(made), most)
+        return made, count
 
 
 def compiled(text: str, *, literal: bool | None = None, ignore_case: bool = False, in_line: bool = False) -> Pattern:
@@ -95,6 +102,11 @@ def expression(raw: bytes, **options: bool) -> Any:
         raise ValueError(os.fsdecode(reason)) from None
     finally:
         re2.purge()  # it keeps the last expressions, each with its automata
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise RequestTooLarge(f"the replaced text would have more than {most} bytes", limit=most)
 
 
 def _next_character(data: bytes, position: int) -> int:

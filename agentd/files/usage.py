@@ -35,16 +35,22 @@ class Counting:
     def __init__(self, descent: Descent, usage: Usage, *, one_file_system: bool) -> None:
         self.usage = usage
         self.rights: tuple[Identity, ...] = descent.rights
-        self.chunks: Generator[list[None], None, None] = self._count(descent, one_file_system)
+        self._descent = descent
+        self._one_file_system = one_file_system
         self._seen: set[Inode] = set()
 
-    def _count(self, descent: Descent, one_file_system: bool) -> Generator[list[None], None, None]:
-        device = os.fstat(descent.fd).st_dev
-        self._add(os.fstat(descent.fd))
-        for steps in descent.steps():
+    @property
+    def chunks(self) -> Generator[list[None], None, None]:
+        """Once. Not kept: with a generator of its own in it, what is dropped would stay open for a while."""
+        return self._count()
+
+    def _count(self) -> Generator[list[None], None, None]:
+        top = os.fstat(self._descent.fd)
+        self._add(top)
+        for steps in self._descent.steps():
             for _, status in steps:
                 # Of files overlayfs tells the device of the layer.
-                if not one_file_system or not S_ISDIR(status.st_mode) or status.st_dev == device:
+                if not self._one_file_system or not S_ISDIR(status.st_mode) or status.st_dev == top.st_dev:
                     self._add(status)
             yield []
 

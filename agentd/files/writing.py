@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from agentd.errors import Conflict, IsADirectory, NotFound, PermissionDenied
 from agentd.failpoints import hit
 from agentd.files import generated
+from agentd.files.batch import Batch
 from agentd.files.copies import OF_ANY_COPY
 from agentd.files.drafts import Draft, Drafts
 from agentd.files.entries import REFUSALS, suppress_refusals
@@ -91,6 +92,15 @@ class Writing:
         finally:
             await in_thread(draft.close)
 
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Batch]:
+        """Files that are put into place together; see `batch`."""
+        batch = Batch(self, self._drafts)
+        try:
+            yield batch
+        finally:
+            await batch.close()
+
     async def receive(
         self,
         place: Place,
@@ -140,6 +150,26 @@ class Writing:
                 raise
             return draft
 
+    def fit(self, draft: Draft, place: Place) -> Draft:
+        """A whole draft of the reserved tree, or a copy in its stead from which a rename leads to the place. What
+        cannot be is refused as by `begin`. Blocks."""
+        with os_errors("write", place.path, _MEANINGS), self._nearest(place, True) as near:
+            if not self._goes_beside(near):
+                return draft
+            with suppress_refusals():
+                draft.seal()
+                copy = self._drafts.beside(near)
+                try:
+                    allocate(copy.fd, 0, draft.size)
+                    copy_file(draft.fd, copy.fd, draft.size)
+                except BaseException:
+                    copy.close()
+                    raise
+                copy.size = draft.size
+                draft.close()
+                return copy
+            return draft
+
     def publish(self, draft: Draft, place: Place, replace: bool = True, mode: int | None = None) -> Entry:
         """Makes the draft the file: sealed, settled, renamed. mode: of a new one, instead of 0644. Blocks."""
         with os_errors("write", place.path, _MEANINGS):
@@ -174,10 +204,13 @@ class Writing:
             return location
 
     def _draft(self, near: Location) -> Draft:
-        if not (self._drafts.reaches(near) or _must_stay(near) or not _may_replace(near)):
+        if self._goes_beside(near):
             with suppress_refusals():
                 return self._drafts.beside(near)
         return self._drafts.within()
+
+    def _goes_beside(self, near: Location) -> bool:
+        return not (self._drafts.reaches(near) or _must_stay(near) or not _may_replace(near))
 
     def _take_place(
         self, draft: Draft, place: Place, location: Location, replace: bool, mode: int | None

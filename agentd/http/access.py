@@ -14,11 +14,12 @@ SIGNATURE = "file_token"  # the query's field that holds the token of a signed U
 
 
 class Brake:
-    """A token bucket for each peer: ``per_second`` tries, as many at once. Remembers the last 4,096 peers."""
+    """A token bucket for each peer: ``per_second`` tries, as many at once (`limit`). Remembers the last 4,096 peers."""
 
     def __init__(self, per_second: float, now: Callable[[], float]) -> None:
         self._rate = per_second
         self._burst = max(per_second, 1.0)
+        self.limit = int(self._burst)
         self._now = now
         self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -90,5 +91,6 @@ class Access:
 
     def _refusal(self, error: AgentError, peer: str) -> AgentError:
         if wait := self._brake.take(peer):
-            return RateLimited("too many requests without a valid token", retry_after=round(wait, 3))
+            what = "too many requests without a valid token"
+            return RateLimited(what, retry_after=round(wait, 3), limit=self._brake.limit)
         return error

@@ -79,20 +79,22 @@ class StreamResult:
 
 @dataclass(frozen=True, slots=True)
 class TextResult:
-    """An answer that is no JSON."""
+    """An answer that is no JSON, or that is sent with another ``status`` than that of its row."""
 
     text: str
     content_type: str = "text/plain; charset=utf-8"
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One operation.
 
-    path: below the mounts of its dialect; ``{name}`` stands for one segment. name: the metric and log label.
-    handler: returns JSON (Struct, list, dict) sent with ``status``, None (204), a `FileResult`, a `StreamResult` or a
-    `TextResult`. socket: the row is a WebSocket and ``handler(call, socket)`` its conversation; the method is GET, and
-    a plain GET may have the same path. longest_message: bytes of a message that its client may send.
+    path: below the mounts of its dialect; ``{name}`` stands for one segment, ``{name...}`` for all that are left.
+    name: the metric and log label. handler: returns JSON (Struct, list, dict) sent with ``status``, None (no body; 204
+    in place of 200), a `FileResult`, a `StreamResult` or a `TextResult`. socket: the row is a WebSocket and
+    ``handler(call, socket)`` its conversation; the method is GET, and a plain GET may have the same path.
+    longest_message: bytes of a message that its client may send.
     signed: a signed URL does in place of a token, and ``Call.grant`` tells what it grants.
     params, body, result: Structs; ``body=None`` leaves the body raw. body_limit: bytes of JSON, where the server's
     limit is too small for what the row takes. errors: those of its own, for the documentation, as are
@@ -118,10 +120,21 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that failed, as a dialect may have to tell of it. path: raw, without the query."""
+
+    error: AgentError
+    request_id: str
+    method: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dialect:
     """An API: rows below one or several mounts, and the error body that its clients expect.
 
     render(error, request_id, mount) gives the JSON object of an error; None stands for RFC 9457 problem+json.
+    tell: in place of render, for an API that has statuses of its own or names the request: status and JSON object.
     admit: raises where the segments of the path, by name, are not for this daemon.
     close: the code and the reason (123 bytes) that a socket is closed with whose handler raised.
     """
@@ -132,3 +145,4 @@ class Dialect:
     render: Callable[[AgentError, str, str], dict[str, Any]] | None = None
     admit: Callable[[Mapping[str, str]], None] | None = None
     close: Callable[[AgentError], tuple[int, str]] = lambda error: (1011, error.code)
+    tell: Callable[[Failed], tuple[int, dict[str, Any]]] | None = None

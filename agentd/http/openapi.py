@@ -9,7 +9,7 @@ import msgspec
 from agentd import __version__
 from agentd.errors import AgentError, UpgradeRequired
 from agentd.http.access import SIGNATURE
-from agentd.http.endpoint import FORM, Dialect, Endpoint
+from agentd.http.endpoint import FORM, Dialect, Endpoint, Failed
 
 REF = "#/components/schemas/{name}"
 
@@ -23,7 +23,7 @@ def document(dialects: Sequence[Dialect]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for dialect, mount, row in rows:
         operation = _operation(dialect, mount, row, schema_of)
-        there = paths.setdefault(mount + row.path, {}).setdefault(row.method.lower(), operation)
+        there = paths.setdefault(_template(mount + row.path), {}).setdefault(row.method.lower(), operation)
         there["responses"] |= operation["responses"]  # a socket may share its path with a plain GET
     return {
         "openapi": "3.1.0",
@@ -51,13 +51,13 @@ def _operation(dialect: Dialect, mount: str, row: Endpoint, schema_of: dict[int,
         "operationId": ".".join((dialect.name, *re.findall(r"[a-z0-9]+", mount), row.name)),
         "tags": [dialect.name],
         "summary": row.summary,
-        "parameters": _parameters(mount + row.path, row.params),
-        "responses": {str(101 if row.socket else row.status): answer, **_failures(row.errors)},
+        "parameters": _parameters(_template(mount + row.path), row.params),
+        "responses": {str(101 if row.socket else row.status): answer, **_failures(dialect, row.errors)},
     }
     if row.signed:
         operation["security"] = [{"bearer": []}, {"header": []}, {"signed": []}]
     if row.socket:
-        operation["responses"] |= _failures([UpgradeRequired])
+        operation["responses"] |= _failures(dialect, [UpgradeRequired])
     if row.body is not None:
         operation["requestBody"] = {"content": {"application/json": {"schema": schema_of[id(row.body)]}}}
     elif row.method in ("PUT", "POST", "PATCH") and row.takes:
@@ -83,8 +83,17 @@ def _parameters(path: str, params: type[msgspec.Struct] | None) -> list[dict[str
     return rows + [{"name": name, "in": "query", "required": name in required, "schema": typed[name]} for name in query]
 
 
-def _failures(errors: Sequence[type[AgentError]]) -> dict[str, Any]:
+def _template(path: str) -> str:
+    return path.replace("...}", "}")
+
+
+def _status(dialect: Dialect, error: type[AgentError]) -> str:
+    told = dialect.tell(Failed(error(""), "", "", "")) if dialect.tell is not None else (error.status,)
+    return str(told[0])
+
+
+def _failures(dialect: Dialect, errors: Sequence[type[AgentError]]) -> dict[str, Any]:
     by_status: dict[str, list[str]] = {}
     for error in errors:
-        by_status.setdefault(str(error.status), []).append(getattr(error, "reason", error.code))
+        by_status.setdefault(_status(dialect, error), []).append(getattr(error, "reason", error.code))
     return {status: {"description": ", ".join(codes)} for status, codes in by_status.items()}

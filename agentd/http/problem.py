@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agentd.errors import AgentError, Internal, RangeNotSatisfiable, UpgradeRequired
 from agentd.http.codec import encode
-from agentd.http.endpoint import Dialect
+from agentd.http.endpoint import Dialect, Failed
 from agentd.telemetry import fields
 
 CONTENT_TYPE = "application/problem+json"
@@ -43,18 +43,33 @@ def problem(error: AgentError, request_id: str) -> dict[str, Any]:
     }
 
 
-def respond(error: AgentError, request_id: str, dialect: Dialect | None = None, mount: str = "") -> web.Response:
-    """The answer to a request that failed with ``error``."""
-    if dialect is None or dialect.render is None:
+def respond(
+    error: AgentError,
+    request_id: str,
+    dialect: Dialect | None = None,
+    mount: str = "",
+    asked: tuple[str, str] = ("", ""),
+) -> web.Response:
+    """The answer to a request that failed with ``error``. asked: its method and raw path."""
+    status = error.status
+    if dialect is not None and dialect.tell is not None:
+        status, said = dialect.tell(Failed(error, request_id, *asked))
+        body, content_type = encode(said), "application/json"
+    elif dialect is None or dialect.render is None:
         body, content_type = encode(problem(error, request_id)), CONTENT_TYPE
     else:
         body, content_type = encode(dialect.render(error, request_id, mount)), "application/json"
     headers = {"Content-Type": content_type, "Server": SERVER, "X-Request-Id": request_id}
-    response = web.Response(status=error.status, body=body, headers=headers)
+    response = web.Response(status=status, body=body, headers=headers)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="agentd"'
     if isinstance(wait := error.facts.get("retry_after"), int | float):
         response.headers["Retry-After"] = str(math.ceil(wait))
+    if error.status == 429:
+        wait = response.headers.setdefault("Retry-After", "1")
+        response.headers.update({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": wait})
+        if isinstance(limit := error.facts.get("limit"), int):
+            response.headers["X-RateLimit-Limit"] = str(limit)
     if isinstance(allow := error.facts.get("allow"), list):
         response.headers["Allow"] = ", ".join(allow)
     if isinstance(error, RangeNotSatisfiable):

@@ -1,6 +1,7 @@
 """From a method and a raw path to a row.
 
 A path is split at ``/`` first and each segment is percent-decoded then, so an encoded slash stays inside its segment.
+``{name...}`` at a path's end stands for all segments that are left, decoded and joined by ``/``, one or more.
 Nothing is normalised: no trailing slash is added or removed, no ``//`` is joined, and nobody is redirected.
 """
 
@@ -51,6 +52,7 @@ class Place:
 class _Node:
     literal: dict[str, "_Node"] = field(default_factory=dict)
     variable: "_Node | None" = None
+    rest: "_Node | None" = None
     routes: dict[str, Route] = field(default_factory=dict)
     mounted: tuple[Dialect, str] | None = None
 
@@ -69,7 +71,10 @@ class Router:
     def _node(self, path: str) -> _Node:
         node = self._top
         for segment in path.split("/")[1:]:
-            if segment.startswith("{"):
+            if segment.endswith("...}"):
+                node.rest = node.rest or _Node()
+                node = node.rest
+            elif segment.startswith("{"):
                 node.variable = node.variable or _Node()
                 node = node.variable
             else:
@@ -82,7 +87,7 @@ class Router:
         method = SOCKET if row.socket else row.method
         if method in routes:
             raise ValueError(f"two rows are {method} {path}: {routes[method].endpoint.name} and {row.name}")
-        names = tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))
+        names = tuple(segment.strip("{.}") for segment in path.split("/") if segment.startswith("{"))
         routes[method] = Route(dialect, mount, row, list_fields(row.params), names)
 
     def find(self, path: str) -> Place:
@@ -108,4 +113,7 @@ def _walk(node: _Node, segments: list[str], at: int, place: Place) -> Place:
             if found.routes:
                 return found
             nowhere = max(nowhere, found, key=lambda one: len(one.mount))
+    if node.rest is not None and any(segments[at:]):
+        rest = unquote("/".join(segments[at:]), errors="surrogateescape")
+        return Place(dialect, mount, node.rest.routes, (*place.values, rest))
     return Place(nowhere.dialect, nowhere.mount, {}, ())

@@ -76,7 +76,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what became of it. dialect, mount: in charge of its errors; None where the path leads nowhere."""
+    """One request and what became of it. dialect, mount: in charge of its errors; None where the path leads nowhere.
+    refused_with: the status of the answer that told of its failure."""
 
     request: web.BaseRequest
     request_id: str
@@ -89,6 +90,7 @@ class Exchange:
     error: AgentError | None = None
     response: web.StreamResponse | None = None
     socket: Socket | None = None
+    refused_with: int = 0
 
     @property
     def endpoint(self) -> str:
@@ -234,7 +236,9 @@ class Server:
             if stream is not None:
                 await stream.close(failed=exchange.error is not None)
         if exchange.request.writer.output_size == 0 and not isinstance(exchange.error, ClientGone):
-            failure = respond(exchange.error, exchange.request_id, exchange.dialect, exchange.mount)
+            asked = exchange.request.method, _target(exchange.request)[0]
+            failure = respond(exchange.error, exchange.request_id, exchange.dialect, exchange.mount, asked)
+            exchange.refused_with = failure.status
             try:
                 return await self._send(exchange, failure)
             except ClientGone as error:
@@ -341,7 +345,7 @@ class Server:
         response, error = exchange.response, exchange.error
         dialect = exchange.dialect.name if exchange.dialect else ""
         code = error.code if error else ""
-        status = error.status if error else response.status if response else 0
+        status = exchange.refused_with or (error.status if error else response.status if response else 0)
         status = GONE_STATUS if isinstance(error, ClientGone) else status
         received, sent = exchange.body.received, response.body_length if response is not None else 0
         if exchange.socket is not None:
@@ -382,8 +386,10 @@ def _request_id(request: web.BaseRequest) -> str:
 
 def _response(result: object, route: Route | None) -> web.StreamResponse:
     if result is None:
-        return web.Response(status=204)
+        status = route.endpoint.status if route else 200
+        return web.Response(status=204 if status == 200 else status)
     if isinstance(result, TextResult):
-        return web.Response(body=result.text.encode(), headers={"Content-Type": result.content_type})
+        headers = {"Content-Type": result.content_type}
+        return web.Response(status=result.status, body=result.text.encode(), headers=headers)
     status = route.endpoint.status if route else 200
     return web.Response(status=status, body=codec.encode(result), headers={"Content-Type": "application/json"})

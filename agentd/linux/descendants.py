@@ -1,7 +1,8 @@
 """All that a program started, found and ended, wherever it went.
 
 A leader is started with a mark (see `linux.spawn`) that everything it forks and executes inherits. A process that takes
-its own mark away is still found while one of its ancestors is; one that also left them all behind is not.
+its own mark away is still found while one of its ancestors is; one that also left them all behind is not, but where it
+has a cgroup.
 Blocking.
 """
 
@@ -12,6 +13,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 
+from agentd.linux.cgroups import Cgroup
 from agentd.linux.threads import Pool
 
 STOP = Pool("stop", 8)
@@ -22,13 +24,17 @@ _DEAD = b"ZX"
 _STOPPED = b"Tt"
 
 
-def end_all(marks: Collection[int], leaders: Collection[int], grace: float) -> None:
-    """SIGTERM to everything of these marks, at most ``grace`` seconds, then SIGKILL until nothing is left.
+def end_all(marks: Collection[int], leaders: Collection[int], grace: float, cgroups: Collection[Cgroup] = ()) -> None:
+    """SIGTERM to everything of these marks and cgroups, at most ``grace`` seconds, then SIGKILL until nothing is left.
 
     leaders: their pids, for where there are no marks. What forks faster than it can be found is stopped first.
     """
     if grace > 0:
-        _ask(find(marks, leaders), grace)
+        _ask({*find(marks, leaders)}.union(*(cgroup.pids() for cgroup in cgroups)), grace)
+    for cgroup in cgroups:
+        left = cgroup.pids()
+        cgroup.kill()
+        _gone(left, 1.0)
     for sweep in range(_SWEEPS):
         found = find(marks, leaders)
         if not found:

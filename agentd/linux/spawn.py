@@ -14,17 +14,19 @@ program and to what it has forked by then: they bind a little later.
 
 import errno
 import fcntl
+import logging
 import os
 import resource
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from agentd.errors import ExecFailed, PermissionDenied, ProgramNotFound, Unavailable
 from agentd.linux import syscalls
+from agentd.linux.cgroups import Cgroup, Cgroups
 from agentd.linux.descendants import find
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity, becoming
@@ -40,6 +42,7 @@ _SPARE_FDS = 16
 _LAST_FD = 2**32 - 1
 
 _moment = threading.Lock()
+_log = logging.getLogger("agentd.processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +81,27 @@ class Settings:
     """What all children have in common.
 
     open_files: soft limit of open files. nice, oom_score_adj: of children (nice(2), proc_pid_oom_score_adj(5)), None
-    for the daemon's own; better than the daemon's own is for the privileged alone, and otherwise left.
+    for the daemon's own; better than the daemon's own is for the privileged alone, and otherwise left. cgroups: where
+    each child gets one of its own; None for none.
     """
 
     open_files: int
     nice: int | None = None
     oom_score_adj: int | None = None
+    cgroups: Cgroups | None = None
 
 
 class Child(Descriptor):
     """A program that was started. fd: its pidfd, readable once it ended (pidfd_open(2)). Not reaped: that is the
-    owner's to do (wait4(2)). mark: see `linux.descendants`; 0 where there is none. since: on the monotonic clock."""
+    owner's to do (wait4(2)). mark: see `linux.descendants`; 0 where there is none. since: on the monotonic clock.
+    cgroup: of its own, the owner's to remove."""
 
-    def __init__(self, pid: int, pidfd: int, mark: int, since: float) -> None:
+    def __init__(self, pid: int, pidfd: int, mark: int, since: float, cgroup: Cgroup | None = None) -> None:
         super().__init__(pidfd)
         self.pid = pid
         self.mark = mark
         self.since = since
+        self.cgroup = cgroup
 
 
 def spawn(
@@ -139,11 +146,14 @@ def spawn(
                 pid = _started(argv, env, cwd, pairs, terminal)
             if resource.RLIMIT_NOFILE not in inherited:
                 _limit(pid, resource.RLIMIT_NOFILE, files, None)
-            _limit_all(pid, mark if RTTIME in inherited else 0, dict(limits.items()))
+            mark = mark if RTTIME in inherited else 0
+            if found := dict(limits.items()):
+                _each(pid, mark, lambda one: _limit_all(one, found))
+        cgroup = None if settings.cgroups is None else _entered(settings.cgroups, pid, mark, limits)
         if settings.oom_score_adj is not None:
             with suppress(OSError):
                 _write(f"/proc/{pid}/oom_score_adj", str(settings.oom_score_adj))
-        return Child(pid, _pidfd(pid), mark if RTTIME in inherited else 0, since)
+        return Child(pid, _pidfd(pid), mark, since, cgroup)
 
 
 def _check_texts(argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -248,16 +258,36 @@ def _refusal(name: str, error: OSError | None) -> Exception:
     return ExecFailed(f"cannot run {name!r}: {error.strerror if error else 'nothing is there'}", program=name)
 
 
-def _limit_all(pid: int, mark: int, limits: Mapping[int, int]) -> None:
-    """The program, which hands them on to whatever it forks from now on, and whatever it has forked already."""
+def _each(pid: int, mark: int, act: Callable[[int], None]) -> None:
+    """For the program, which hands it on to whatever it forks from now on, and whatever it has forked already."""
     done: set[int] = set()
-    new = {pid} if limits else set()
+    new = {pid}
     while new:
         for one in new:
-            for number, value in limits.items():
-                _limit(one, number, value, value)
+            act(one)
         done |= new
         new = find([mark], [pid]).keys() - done
+
+
+def _entered(cgroups: Cgroups, pid: int, mark: int, limits: Limits) -> Cgroup | None:
+    """None where the machine gives none: then the process is found and ended by its mark alone."""
+    try:
+        cgroup = cgroups.make(limits.memory_bytes, limits.processes)
+    except OSError as error:
+        _log.warning("a process has no cgroup: %s", error.strerror)
+        return None
+
+    def enter(one: int) -> None:
+        with suppress(OSError):  # it has ended
+            cgroup.add(one)
+
+    _each(pid, mark, enter)
+    return cgroup
+
+
+def _limit_all(pid: int, limits: Mapping[int, int]) -> None:
+    for number, value in limits.items():
+        _limit(pid, number, value, value)
 
 
 def _limit(pid: int, number: int, soft: int, hard: int | None) -> None:

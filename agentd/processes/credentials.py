@@ -9,12 +9,12 @@ while the command does (its hooks, for one) could, as it could read that user's 
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from agentd.core import gitformat
 from agentd.errors import InvalidRequest
+from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity
 
 _SECRET, _ASKPASS, _PASSPHRASE = 3, 4, 5
@@ -80,11 +80,11 @@ def _is_plain(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """What one command gets: options of git, variables, and fds by number in the child, which are the taker's."""
+    """What one command gets: options of git, variables, and what is open, by number in the child."""
 
     options: tuple[str, ...]
     variables: Mapping[str, str]
-    fds: Mapping[int, int]
+    open: Mapping[int, Descriptor]
 
 
 NOTHING = Lent((), {}, {})
@@ -117,19 +117,16 @@ def lend(credentials: Credentials | None, url: str, user: Identity) -> Lent:
             return Lent(_ALONE, {**variables, "GIT_SSH_COMMAND": command}, _memory(contents, user))
 
 
-def _memory(contents: Mapping[int, bytes], user: Identity) -> dict[int, int]:
+def _memory(contents: Mapping[int, bytes], user: Identity) -> dict[int, Descriptor]:
     """Memory files that only ``user`` may open, read-only; the script among them also to be executed."""
-    made: dict[int, int] = {}
-    with ExitStack() as failing:
-        for number, content in contents.items():
-            with open(os.memfd_create("lent"), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(file.fileno(), 0o500 if number == _ASKPASS else 0o400)
-                if user.uid != os.geteuid():
-                    os.fchown(file.fileno(), user.uid, user.gid)
-                # Nobody may have what is executed open for writing (execve(2), ETXTBSY).
-                made[number] = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
-            failing.callback(os.close, made[number])
-        failing.pop_all()
+    made: dict[int, Descriptor] = {}
+    for number, content in contents.items():
+        with open(os.memfd_create("lent"), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o500 if number == _ASKPASS else 0o400)
+            if user.uid != os.geteuid():
+                os.fchown(file.fileno(), user.uid, user.gid)
+            # Nobody may have what is executed open for writing (execve(2), ETXTBSY).
+            made[number] = Descriptor(os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
     return made

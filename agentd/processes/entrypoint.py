@@ -16,13 +16,13 @@ from agentd.processes.process import Process
 from agentd.processes.registry import Processes
 from agentd.processes.terms import Order, Wires
 
-# Beside SIGTERM and SIGINT, which end the daemon too. The others stop or fault whom they reach.
-FORWARDED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+# Beside SIGTERM, SIGINT and SIGHUP, which say something to the daemon too.
+FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 _KILLED = 128 + signal.SIGKILL
 
 
 class Entrypoint:
-    """started: by `start`. process: to be found in `Processes` too, until it is forgotten there."""
+    """process: to be found in `Processes` too, until it is forgotten there."""
 
     def __init__(self, process: Process) -> None:
         self.process = process

@@ -216,17 +216,16 @@ class Git:
             timeout=timeout,
             tags={"room": "git"},
         )
-        wires = await in_thread(_wires, lent) if lent.fds else None
         said: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
-        self._spawn(self._command(order, wires, arguments[0], credentials.secrets if credentials else (), said))
+        self._spawn(self._command(order, lent, arguments[0], credentials.secrets if credentials else (), said))
         return await said
 
     async def _command(
-        self, order: Order, wires: Wires | None, name: str, hidden: Sequence[str], said: "asyncio.Future[Said]"
+        self, order: Order, lent: Lent, name: str, hidden: Sequence[str], said: "asyncio.Future[Said]"
     ) -> None:
         """Runs to its end whoever waits; ended where ``said`` is cancelled, because nobody does."""
         try:
-            answer = await self._answer(order, wires, name, hidden, said)
+            answer = await self._answer(order, lent, name, hidden, said)
         except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
             if not said.done():
                 said.set_exception(error)
@@ -235,8 +234,9 @@ class Git:
                 said.set_result(answer)
 
     async def _answer(
-        self, order: Order, wires: Wires | None, name: str, hidden: Sequence[str], said: "asyncio.Future[Said]"
+        self, order: Order, lent: Lent, name: str, hidden: Sequence[str], said: "asyncio.Future[Said]"
     ) -> Said:
+        wires = await in_thread(_wires, lent) if lent.open else None
         try:
             process = await self._processes.start(order, wires=wires)
         except ProgramNotFound:
@@ -279,16 +279,17 @@ def _encoded(message: str) -> bytes:
 
 
 def _wires(lent: Lent) -> Wires:
-    """Pipes, and what is lent; an OSError closes all of them."""
+    """Pipes, and what is lent, which is taken from there; on an OSError neither is left."""
     fds = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
     try:
         fds += os.pipe2(os.O_CLOEXEC)
         fds += os.pipe2(os.O_CLOEXEC)
     except OSError:
-        for fd in (*fds, *lent.fds.values()):
+        for fd in fds:
             os.close(fd)
         raise
     null, out, out_w, err, err_w = fds
     for fd in (out, err):
         os.set_blocking(fd, False)
-    return Wires({0: null, 1: out_w, 2: err_w, **lent.fds}, {Stream.STDOUT: out, Stream.STDERR: err})
+    taken = {number: one.detach() for number, one in lent.open.items()}
+    return Wires({0: null, 1: out_w, 2: err_w, **taken}, {Stream.STDOUT: out, Stream.STDERR: err})

@@ -24,6 +24,7 @@ from agentd.processes.spill import Spill, move, receive
 
 MEMORY = 256 << 10
 PIECE = 64 << 10
+AHEAD = 256 << 10  # of what one who follows reads at once
 TURN = 8 << 20
 PACE_SECONDS = 10.0
 PUMP = Pool("pump", 4)
@@ -49,6 +50,11 @@ class Chunk:
     def next(self) -> int:
         """The cursor of what follows."""
         return self.cursor + len(self.content)
+
+    def parts(self, limit: int) -> "Iterator[Chunk]":
+        """Itself, in chunks of at most ``limit`` bytes."""
+        for at in range(0, len(self.content), limit):
+            yield Chunk(self.stream, self.cursor + at, self.offset + at, self.content[at : at + limit])
 
 
 class _Pacer:
@@ -287,9 +293,10 @@ class Output:
         until: asked where the log ends, and after `wake`; True is an earlier end. paced: see `pace`."""
         with self.pace(cursor) if paced else nullcontext(None) as pacer:
             while True:
-                piece = await self.read(cursor, limit)
+                piece = await self.read(cursor, max(limit, AHEAD))
                 if piece is not None:
-                    yield piece
+                    for part in (piece,) if isinstance(piece, Gap) else piece.parts(limit):
+                        yield part
                     cursor = piece.next if isinstance(piece, Chunk) else piece.start + piece.length
                 elif self.hung_up or (self.final is not None and cursor >= self.final) or until():
                     return

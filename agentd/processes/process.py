@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from agentd.errors import Conflict, RequestTimeout
+from agentd.linux.cgroups import Cgroup
 from agentd.linux.descendants import STOP, end_all, signal_all
 from agentd.linux.identity import Identity
 from agentd.linux.spawn import Child
@@ -115,8 +116,18 @@ class Process:
         """
         if self.running and reason is not None:
             self._reason = self._reason or reason
-        await in_thread(end_all, [self.mark], self.leaders, self._grace if grace is None else grace, pool=STOP)
+        grace = self._grace if grace is None else grace
+        await in_thread(end_all, [self.mark], self.leaders, grace, self._cgroups, pool=STOP)
         await self.wait(END_PATIENCE)
+        await self._remove_cgroup()
+
+    @property
+    def _cgroups(self) -> list[Cgroup]:
+        return [] if self._child.cgroup is None else [self._child.cgroup]
+
+    async def _remove_cgroup(self) -> None:
+        for cgroup in self._cgroups:
+            await in_thread(cgroup.remove, pool=STOP)
 
     async def write(self, content: bytes, offset: int | None = None, patience: float | None = 30) -> int:
         """Feeds its input; returns `input_bytes` once all is taken.
@@ -219,6 +230,7 @@ class Process:
             self._on_end(self)
             self._free.set()
             await self.close_input()
+            await self._remove_cgroup()
 
     def forget(self) -> None:
         """Nobody asks for it any more. What it left running may write on."""

@@ -18,6 +18,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,9 +165,13 @@ class Processes:
         processes = [*self._processes.values()]
         if not keep:
             leaders = [pid for process in processes for pid in process.leaders]
-            await in_thread(end_all, self._marks, leaders, self.limits.grace, pool=STOP)
+            cgroups = self._settings.cgroups
+            leaves = [] if cgroups is None else await in_thread(cgroups.leaves)
+            await in_thread(end_all, self._marks, leaders, self.limits.grace, leaves, pool=STOP)
             for process in processes:
                 await process.wait(1.0)
+            if cgroups is not None:
+                await in_thread(cgroups.sweep)
         for process in (*processes, *self._left):
             process.close()
         self._null.close()
@@ -198,7 +203,7 @@ class Processes:
         where = absolute(order.cwd or ".", cwd=self._surroundings.cwd, home=None, workspace=self._surroundings.cwd)
         try:
             place = self._places.find(where, order.user)
-            wires = wires or self._pipes(order)
+            wires = wires or self._pipes(order, place.owner)
             top = os.readlink(f"/proc/self/fd/{self._root.fd}").rstrip("/")
             around = self._surroundings.environment(place.owner, top, terminal=wires.terminal)
             with self._root.open(place.path, os.O_PATH | os.O_DIRECTORY, rights=place.rights) as directory:
@@ -260,11 +265,14 @@ class Processes:
         process.forget()
         self._left = {one for one in (*self._left, process) if one.output.is_open}
 
-    def _pipes(self, order: Order) -> Wires:
+    def _pipes(self, order: Order, owner: Identity) -> Wires:
+        """They are the owner's, who may open them again as /dev/stdout and its like."""
         fds: list[int] = []
         try:
             for _ in range(2 if order.stdin == "null" else 3):
                 fds += os.pipe2(os.O_CLOEXEC)
+                with suppress(PermissionError):  # then the start is refused, or they do without
+                    os.fchown(fds[-1], owner.uid, owner.gid)
         except OSError:
             for fd in fds:
                 os.close(fd)

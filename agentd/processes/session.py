@@ -196,11 +196,17 @@ class Session:
         """The end of its input, after what is being written. Conflict where that has come already."""
         await self._feed_of(command).close()
 
-    async def follow(self, command: Command, cursor: int = 0) -> AsyncGenerator[Chunk | Gap, None]:
-        """The command's output from a cursor on, as it comes, until that is all of it."""
-        await command.begun()
+    async def follow(
+        self, command: Command, cursor: int = 0, *, wait: bool = True
+    ) -> AsyncGenerator[Chunk | Gap, None]:
+        """The command's output from a cursor on, as it comes, until that is all of it. wait: False for what there is
+        so far."""
+        if wait:
+            await command.begun()
+        elif command.started is None:
+            return
         start = max(cursor, command.first)
-        async with aclosing(self.output.follow(start, until=lambda: command.last is not None)) as pieces:
+        async with aclosing(self.output.follow(start, until=lambda: not wait or command.last is not None)) as pieces:
             async for piece in pieces:
                 at = piece.start if isinstance(piece, Gap) else piece.cursor
                 if command.last is not None and at >= command.last:

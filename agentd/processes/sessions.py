@@ -94,9 +94,9 @@ class Sessions:
 
     async def _open(self, ident: str, opening: Opening, kind: Kind) -> Session:
         place = await in_thread(self._places.find, "/", opening.user)
-        line, wires = await in_thread(connect, kind, place.owner)
+        line, offer = await in_thread(connect, kind, place.owner)
         order = Order(line.argv, f"{kind} (session {ident})", opening.cwd, opening.env, opening.user)
-        process = await self._processes.start(order, wires=wires)
+        process = await self._processes.start(order, wires=offer.take())
         session = Session(ident, kind, line, process, self._limits, self._spawn)
         self._sessions[ident] = session
         task = self._spawn(session.watch())

@@ -22,7 +22,7 @@ from typing import Literal
 from agentd.core.eventlog import Stream
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity
-from agentd.processes.terms import Wires
+from agentd.processes.terms import Offer, Wires
 
 Kind = Literal["bash", "sh"]
 REPORT = re.compile(rb"(\d{1,12}) (\d{1,3})\n")
@@ -110,14 +110,15 @@ class Line:
         os.write(self._control.fd, lines.encode())
 
 
-def connect(kind: Kind, owner: Identity) -> tuple[Line, Wires]:
+def connect(kind: Kind, owner: Identity) -> tuple[Line, Offer]:
     """What a shell of ``owner`` is to be started with. Blocks. Everything is the owner's, who may open it again."""
     way = _WAYS[kind]
     with ExitStack() as closing:
 
         def pipe() -> tuple[Descriptor, Descriptor]:
             ends = [closing.enter_context(Descriptor(fd)) for fd in os.pipe2(os.O_CLOEXEC)]
-            os.fchown(ends[0].fd, owner.uid, owner.gid)
+            with suppress(PermissionError):  # then the start is refused, or the shell does without
+                os.fchown(ends[0].fd, owner.uid, owner.gid)
             return ends[0], ends[1]
 
         (script, control), (status, say), (stdin, _) = pipe(), pipe(), pipe()
@@ -130,7 +131,8 @@ def connect(kind: Kind, owner: Identity) -> tuple[Line, Wires]:
             os.set_blocking(fd, False)
         line = Line(kind, control.detach(), text.detach(), status.detach(), again)
         child = {0: stdin, 1: out, 2: err, way.control: script, way.text: source, way.status: say}
-        return line, Wires(
+        wires = Wires(
             {number: end.detach() for number, end in child.items()},
             {Stream.STDOUT: stdout.detach(), Stream.STDERR: stderr.detach()},
         )
+        return line, Offer(wires)

@@ -1,5 +1,6 @@
 """What is asked of the processes room, and what it says of a process that ended. Sizes in bytes, times in seconds."""
 
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,24 @@ class Wires:
     outputs: Mapping[Stream, int]
     input: int = -1
     terminal: bool = False
+
+
+class Offer:
+    """Wires until somebody takes them. Closed when dropped, as what a thread made for a cancelled caller is."""
+
+    def __init__(self, wires: Wires) -> None:
+        self._wires: Wires | None = wires
+
+    def take(self) -> Wires:
+        """Once."""
+        wires, self._wires = self._wires, None
+        assert wires is not None
+        return wires
+
+    def __del__(self) -> None:
+        if self._wires is not None:
+            for fd in {*self._wires.child.values(), *self._wires.outputs.values(), self._wires.input} - {-1}:
+                os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

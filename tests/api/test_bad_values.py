@@ -11,9 +11,10 @@ import pytest
 from msgspec import inspect
 
 from agentd.http.endpoint import Endpoint
-from tests.asking import PREFIXES, Caller
+from tests.asking import Caller
 from tests.conftest import Answer, Daemon
 from tests.docs import dialects
+from tests.tables import PREFIXES
 
 ROWS = [
     (PREFIXES[one.name], row) for one in dialects() if one.name in PREFIXES for row in one.endpoints if not row.socket

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ANSWER_SECONDS, Daemon
 from tests.process.harness.waiting import eventually
-from tests.processes import Shell, running, with_bob
+from tests.processes import Shell, alive, running, with_bob
 
 MIB = 1 << 20
 
@@ -150,18 +150,6 @@ def test_at_the_daemon_s_end_streams_say_where_to_go_on(ending: Daemon) -> None:
     ending.signal(signal.SIGTERM)
     assert next(events) == {"type": "draining", "cursor": 4}
     assert ending.wait() == 0
-
-
-def alive(root: Path) -> list[int]:
-    """Processes that stand in a directory of this sandbox."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if entry.readlink().is_relative_to(root / "workspace"):
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_at_the_daemon_s_end_nothing_that_it_started_is_left(ending: Daemon) -> None:

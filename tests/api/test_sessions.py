@@ -59,6 +59,12 @@ def test_a_session_keeps_its_state_and_its_streams_apart(shell: Shell) -> None:
     }
 
 
+def test_the_least_limit_of_open_files_is_enough_for_a_session(start_daemon: StartDaemon) -> None:
+    shell = Shell(start_daemon("--processes-open-files", "128"))
+    assert shell.run("ulimit -n; exec 9</dev/null; (true | cat)")["stdout"] == "128\n"
+    assert shell.run("echo more >&2; (exit 3)")["exit_code"] == 3
+
+
 def test_a_session_begins_as_it_was_asked_to(shared: Daemon) -> None:
     shell = Shell(shared, session_id="mine", shell="sh", envs={"NAME": "value"}, cwd="/workspace")
     assert shell.run("basename $(pwd); echo $NAME")["stdout"] == "workspace\nvalue\n"

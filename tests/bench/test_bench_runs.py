@@ -4,6 +4,8 @@ import pytest
 
 from tests.bench.__main__ import ROWS, main
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.mark.parametrize("row", [name for name in ROWS if name != "9"])
 def test_every_row_is_measured_with_small_sizes(row: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,27 +18,33 @@ from tests.contract.relay import Relay, relay_to
 
 MIB = 1 << 20
 ALICE = 4001
+STYLES = ("sync", "async")
 
 MakeFile = Callable[[int], Path]
 
 
 @pytest.fixture(scope="session")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Driver]]:
+def current_driver() -> Iterator[Driver]:
     try:
         found = version("nullspace-sdk")
     except PackageNotFoundError:
         pytest.skip("nullspace-sdk is not installed: it comes with the extra 'contract'")
     assert found == CURRENT
+    yield from driving(None, CURRENT)
+
+
+@pytest.fixture(scope="session")
+def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     shared = tmp_path_factory.getbasetemp()
     with installed(OLD, shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) as packages:
-        running = {CURRENT: Driver(None), OLD: Driver(packages)}
-        assert {version: driver.receive().version for version, driver in running.items()} == {
-            CURRENT: CURRENT,
-            OLD: OLD,
-        }
-        yield running
-        for driver in running.values():
-            driver.close()
+        yield from driving(packages, OLD)
+
+
+def driving(packages: Path | None, expected: str) -> Iterator[Driver]:
+    driver = Driver(packages)
+    assert driver.receive().version == expected
+    yield driver
+    driver.close()
 
 
 def start(directory: Path, *flags: str) -> Daemon:
@@ -73,11 +79,17 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture(params=[f"{version}-{style}" for version in (CURRENT, OLD) for style in ("sync", "async")])
-def client(request: pytest.FixtureRequest, drivers: dict[str, Driver], sandbox: Daemon) -> Client:
+@pytest.fixture(
+    params=[
+        *(f"{CURRENT}-{style}" for style in STYLES),
+        *(pytest.param(f"{OLD}-{style}", marks=pytest.mark.exhaustive) for style in STYLES),
+    ]
+)
+def client(request: pytest.FixtureRequest, sandbox: Daemon) -> Client:
     """A published client, pointed at `sandbox`."""
     version, _, style = request.param.partition("-")
-    return Client(drivers[version], version, style, sandbox.url, sandbox.token)
+    driver = request.getfixturevalue("current_driver" if version == CURRENT else "old_driver")
+    return Client(driver, version, style, sandbox.url, sandbox.token)
 
 
 @pytest.fixture

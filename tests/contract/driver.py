@@ -25,10 +25,13 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import nullspace
-import nullspace.client
-import nullspace.git
-import nullspace.types
+# The daemon's dependency. Not the client's, whose `pathspec` would use it and stumble over names that are no UTF-8.
+sys.modules["re2"] = None  # type: ignore[assignment]
+
+import nullspace  # noqa: E402
+import nullspace.client  # noqa: E402
+import nullspace.git  # noqa: E402
+import nullspace.types  # noqa: E402
 
 OLD = not hasattr(nullspace, "Machine")  # 0.1.x says "sandbox" where 1.0.x says "machine"
 NOUN, IDENT = ("Sandbox", "sb_local") if OLD else ("Machine", "mch_local")

@@ -12,6 +12,8 @@ from tests.conftest import Daemon, StartDaemon
 from tests.faults.conftest import Mount
 from tests.uploading import Client, content_of, sha256, tar_of
 
+pytestmark = pytest.mark.exhaustive
+
 CONTENT = tar_of({f"f{n}": content_of(100 + n) for n in range(5)})
 
 

@@ -30,6 +30,8 @@ from tests.process.harness.shapes import (
 from tests.process.harness.site import Site, Story
 from tests.process.harness.trees import inodes, seen
 
+pytestmark = pytest.mark.exhaustive
+
 FILES = tuple(shape for shape in SHAPES if shape.is_file)
 MERGES = (TREE_MERGE, TREE_MERGE_ELSEWHERE)
 ONCE = tuple(shape for shape in SHAPES if shape not in MERGES)

@@ -107,3 +107,8 @@ def test_every_key_says_what_it_means_and_has_its_flag_and_variable() -> None:
     assert all(setting.meaning for setting in settings.values())
     part = settings["uploads.part_size"]
     assert (part.flag, part.environment, part.default) == ("--uploads-part-size", "AGENTD_UPLOADS_PART_SIZE", "8388608")
+
+
+def test_a_limit_of_open_files_under_which_no_shell_works_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"processes.open_files: Expected `int` >= 128"):
+        load(None, {}, {"processes.open_files": "64"})

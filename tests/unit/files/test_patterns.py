@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agentd.errors import InvalidRequest
+from agentd.errors import InvalidRequest, RequestTooLarge
 from agentd.files.patterns import LENGTH_LIMIT, compiled
 
 HOSTILE = ["(a+)+$", "(a|a)*b", "(.*)*x", "(?:a?){1000}a{1000}", "(?:(?:a{900}){900}){900}", "((a{0,99}){0,99}){0,99}b"]
@@ -82,3 +82,10 @@ def test_every_match_is_replaced_by_the_text_as_it_stands(literal: bool | None) 
 
 def test_empty_matches_are_replaced_between_characters_never_within() -> None:
     assert compiled("x*").replaced("éxa".encode(), b"-") == ("-é--a-".encode(), 4)
+
+
+@pytest.mark.parametrize("text", ["a", "a|b"])
+def test_a_text_that_grows_beyond_the_limit_is_refused_before_it_fills_the_memory(text: str) -> None:
+    assert compiled(text).replaced(b"a" * 10, b"xy", 20) == (b"xy" * 10, 10)
+    with pytest.raises(RequestTooLarge):
+        compiled(text).replaced(b"a" * (1 << 20), b"x" * (1 << 20), 1 << 22)

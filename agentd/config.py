@@ -331,9 +331,6 @@ def _read(file: str) -> Iterator[tuple[str, object]]:
 def _converted(setting: Setting, value: object, origin: str) -> object:
     if setting.is_list and isinstance(value, str):
         value = value.replace(",", " ").split()
-    elif setting.is_list and origin.startswith("flag "):
-        assert isinstance(value, list)
-        value = [part for one in value for part in one.split(",")]
     if setting.is_size and isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         value = int(match[1]) * UNITS[(match[2] or "").upper()]
     try:

@@ -40,9 +40,9 @@ class Caller:
 
     def __init__(self, daemon: Daemon, prefix: str = MACHINE) -> None:
         self.prefix = prefix
-        self._port = daemon.port
-        self._token = {"Authorization": f"Bearer {daemon.token}"}
-        self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
+        self.port = daemon.port
+        self.token = {"Authorization": f"Bearer {daemon.token}"}
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
 
     def close(self) -> None:
         self._connection.close()
@@ -60,7 +60,7 @@ class Caller:
         """lines: how many of an endless answer are read."""
         connection = self._connection
         try:
-            connection.request(method, path, body, {**(self._token if token else {}), **(headers or {})})
+            connection.request(method, path, body, {**(self.token if token else {}), **(headers or {})})
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             if not lines or answer.status != 200:
@@ -96,9 +96,9 @@ class Caller:
 
     def frame(self, channel: str, frame: More) -> Answer:
         """The first frame that comes back on a new socket; an error as the status that it had elsewhere."""
-        with socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS) as connection:
             query = f"?channel={channel}" if channel else ""
-            lines = [f"GET {self.prefix}/ws{query} HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in self._token.items())]
+            lines = [f"GET {self.prefix}/ws{query} HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in self.token.items())]
             lines += ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
             connection.sendall("\r\n".join([*lines, f"Sec-WebSocket-Key: {'A' * 22}==", "", ""]).encode())
             stream = connection.makefile("rb")
@@ -300,7 +300,8 @@ _NO_PATHS = """
 user owner group upload_id session_id command_id context_id run_id id pid cursor source_kind machine_id sandbox_id field
 content pattern replacement ignore permissions metadata whole_checksum_sha256 command args envs tags tag stdin
 stdin_base64 data data_base64 signal code language url branch name ref remote message author_name author_email
-username password private_key passphrase mode newValue
+username password private_key passphrase mode newValue dialect sessionId argv set unset unsetValuePrefix port commit_id
+author email
 """
 NO_PATHS = frozenset(_NO_PATHS.split())
 # Structs that are told and never asked, and are no row's result because they come in a stream or a frame.
@@ -310,6 +311,7 @@ TOLD = frozenset(
         *("nullspace.terminals.Failed", "nullspace.commands.Written", "nullspace.commands.Exit"),
         *("nullspace.listing.Entry", "nullspace.listing.ListedInfo", "nullspace.listing.Unread"),
         *("nullspace.listing.EntryPage", "daytona.transfers.PartlyTaken"),
+        *("daytona.sessions.Begun", "daytona.terminals.Control"),
     )
 )
 

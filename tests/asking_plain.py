@@ -1,4 +1,4 @@
-"""Every way to hand a path to the daemon by the APIs of Duvo, Blackbox and Conway: their tables (see `tests.asking`)."""
+"""Every way to hand a path to the daemon by Duvo's, Blackbox's and Conway's APIs: their tables (see `tests.asking`)."""
 
 from urllib.parse import quote, urlsplit
 

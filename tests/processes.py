@@ -2,8 +2,9 @@
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,11 @@ def running(place: Path, *flags: str) -> Iterator[Daemon]:
 def alive(root: Path) -> list[int]:
     """Processes that stand in a directory of this sandbox."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if entry.readlink().is_relative_to(root / "workspace"):
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        # Others come and go meanwhile, and a glob that meets one of them raises, or ends too early.
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(root / "workspace"):
+                found.append(int(pid))
     return found
 
 

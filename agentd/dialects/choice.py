@@ -8,7 +8,9 @@ from agentd.http.endpoint import Dialect, Endpoint
 
 
 def chosen(dialects: Sequence[Dialect], names: Sequence[str]) -> list[Dialect]:
-    """Those of these names, all where none are given. ValueError for a name that none has."""
+    """Those of these names (several may stand in one, with commas between them), all where none are given. ValueError
+    for a name that none has."""
+    names = [name for some in names for name in some.split(",")]
     if unknown := set(names) - {dialect.name for dialect in dialects}:
         raise ValueError(_unknown(unknown.pop(), dialects))
     return [dialect for dialect in dialects if not names or dialect.name in names]
@@ -18,8 +20,8 @@ def with_root(dialects: Sequence[Dialect], own: Dialect, name: str | None) -> li
     """The dialects, and that of this name without its own prefix too. own: the daemon's pages, which are at ``/``.
 
     There the daemon's pages come first: a row of the dialect with the same method and path is left out. Of the other
-    dialects, a mount that has a row in common with what is at ``/`` is left to that as a whole, so that no prefix
-    speaks two languages; their other mounts stay. ValueError for a name that none of them has.
+    dialects, a mount that has a row in common with what is at ``/`` is left to that as a whole, so that what is below
+    it is of one API; their other mounts stay. ValueError for a name that none of them has.
     """
     if name is None:
         return [*dialects]

@@ -138,10 +138,11 @@ class DuvoRows:
         return await self._repeats.once(call.headers.get(KEY), asked, make)
 
     async def put(self, call: Call) -> Stored:
-        path, limit = call.params.path, BODY_LIMIT
-        if call.grant is not None and call.grant.max_bytes is not None:
-            limit = call.grant.max_bytes
-        place = await self._place(path)
+        """A grant binds, also one of another API: for its user, and for so many bytes."""
+        grant, limit = call.grant, BODY_LIMIT
+        if grant is not None and grant.max_bytes is not None:
+            limit = grant.max_bytes
+        place = await self._place(call.params.path, None if grant is None else grant.user)
         return _stored(await self._writing.receive(place, call.body.receive, call.body.length, limit=limit))
 
     async def list(self, call: Call) -> StreamResult:
@@ -169,8 +170,8 @@ class DuvoRows:
 
             return await self._repeats.once(call.headers.get(KEY), (place.path, content.digest()), publish)
 
-    async def _place(self, path: str) -> Place:
-        return await in_thread(place_of, self._places, path, None)
+    async def _place(self, path: str, user: str | None = None) -> Place:
+        return await in_thread(place_of, self._places, path, user)
 
 
 def duvo(rows: DuvoRows, sandbox_id: str | None) -> Dialect:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from agentd import __version__
+from agentd.errors import NotFound
 from agentd.http.endpoint import Call, Dialect, Endpoint, TextResult
 from agentd.http.openapi import document
 from agentd.telemetry import CONTENT_TYPE, Metrics
@@ -28,6 +29,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     durability: str
 
 
+class DialectParams(msgspec.Struct):
+    dialect: str
+
+
 def about(dialects: Sequence[Dialect], metrics: Metrics, capabilities: Mapping[str, object]) -> Dialect:
     """The daemon's own endpoints; ``capabilities`` are sent as they are at the time of the call."""
 
@@ -43,11 +48,24 @@ def about(dialects: Sequence[Dialect], metrics: Metrics, capabilities: Mapping[s
     async def openapi(_: Call) -> Mapping[str, object]:
         return document([own, *dialects])
 
+    async def openapi_of(call: Call) -> Mapping[str, object]:
+        wanted = call.params.dialect
+        found = [dialect for dialect in dialects if dialect.name == wanted]
+        if not found:
+            raise NotFound(f"there is no dialect {wanted!r} here")
+        return document(found)
+
     rows = (
         Endpoint("GET", "/version", "version", version, result=Version, summary="The daemon's version"),
         Endpoint("GET", "/metrics", "metrics", numbers, summary="Numbers in the Prometheus text format"),
         Endpoint("GET", "/v1/capabilities", "capabilities", capable, result=Capabilities, summary="What works here"),
         Endpoint("GET", "/openapi.json", "openapi", openapi, summary="This API as OpenAPI 3.1"),
+        Endpoint(
+            *("GET", "/{dialect}/openapi.json", "openapi.dialect", openapi_of),
+            params=DialectParams,
+            summary="One dialect of it alone",
+            errors=(NotFound,),
+        ),
     )
     own = Dialect("agentd", ("",), rows)
     return own

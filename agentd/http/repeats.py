@@ -56,20 +56,21 @@ class Repeats:
                 before: T = known.answers[0]
                 return before
         asked = self._asked[key] = _Asked(request, self._now(), asyncio.Event(), [])
+        self._drop_old()
         try:
             answer = await act()
             asked.answers.append(answer)
             return answer
         finally:
             if not asked.answers:
-                del self._asked[key]
+                self._asked.pop(key, None)
             asked.done.set()
 
     def _drop_old(self) -> None:
         """The oldest first, as far as they are done."""
         while self._asked:
             key, oldest = next(iter(self._asked.items()))
-            is_old = self._now() - oldest.since > self._seconds or len(self._asked) >= self._most
+            is_old = self._now() - oldest.since > self._seconds or len(self._asked) > self._most
             if not is_old or not oldest.done.is_set():
                 return
             del self._asked[key]

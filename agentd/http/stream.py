@@ -18,6 +18,9 @@ from agentd.http.endpoint import StreamResult
 from agentd.http.flow import cut, taking
 from agentd.http.problem import internal
 
+# Bytes of an answer that are made before the client has taken them: less, and each piece would wait for the one before.
+BUFFERED = 256 << 10
+
 
 class Stream:
     """The answer to ``request`` that ``made`` is. response: to be prepared by the caller before `send`.
@@ -47,6 +50,7 @@ class Stream:
             return
         if transport is None or transport.is_closing():
             raise ClientGone("the client left before its answer")
+        transport.set_write_buffer_limits(BUFFERED)
         async with taking(transport, stall_timeout, lambda: writer.output_size):
             await (self._follow() if self._made.lasting else self._forward())
             if writer.length:

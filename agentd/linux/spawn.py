@@ -50,7 +50,8 @@ class Limits:
     """setrlimit(2), soft and hard. None leaves what the daemon was started with; more than that is not possible.
 
     cpu_seconds: SIGXCPU, then SIGKILL. memory_bytes: of address space, each process of its own. processes: of the user,
-    all together. open_files: also the soft limit. file_bytes: the largest file that may be written.
+    all together. open_files: also the soft limit. file_bytes: the largest file that may be written. In a cgroup, memory
+    and processes are also those of the child and all that it starts, together.
     """
 
     cpu_seconds: int | None = None
@@ -149,10 +150,10 @@ def spawn(
             mark = mark if RTTIME in inherited else 0
             if found := dict(limits.items()):
                 _each(pid, mark, lambda one: _limit_all(one, found))
-        cgroup = None if settings.cgroups is None else _entered(settings.cgroups, pid, mark, limits)
         if settings.oom_score_adj is not None:
-            with suppress(OSError):
-                _write(f"/proc/{pid}/oom_score_adj", str(settings.oom_score_adj))
+            with suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "wb", 0) as file:
+                file.write(b"%d" % settings.oom_score_adj)
+        cgroup = None if settings.cgroups is None else _entered(settings.cgroups, pid, mark, limits)
         return Child(pid, _pidfd(pid), mark, since, cgroup)
 
 
@@ -299,14 +300,6 @@ def _limit(pid: int, number: int, soft: int, hard: int | None) -> None:
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), most if hard is None else min(hard, most)
         resource.prlimit(pid, number, (soft, most if hard is None else hard))
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _pidfd(pid: int) -> int:

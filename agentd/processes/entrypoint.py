@@ -3,12 +3,14 @@
 It is one of the daemon's processes like any other, as the default user, in the clean environment and the default
 directory, but speaks to the daemon's own standard streams: none of its output is captured. Signals go to the command
 itself, as they would if it had been started without the daemon; what it has started is ended with the daemon.
+A terminal that controls the daemon, as in ``docker run -it``, is given to the command: who types ^C means that.
 """
 
 import asyncio
 import fcntl
 import os
 import signal
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -31,7 +33,8 @@ class Entrypoint:
     async def start(cls, processes: Processes, argv: Sequence[str]) -> "Entrypoint":
         """Raises what `Processes.start` raises. `FORWARDED` signals of the daemon are the command's from then on."""
         order = Order(tuple(argv), tags={"agentd": "entrypoint"})
-        started = cls(await processes.start(order, wires=Wires(_streams(), {})))
+        terminal = _gives_terminal_up()
+        started = cls(await processes.start(order, wires=Wires(_streams(), {}, terminal=terminal)))
         loop = asyncio.get_running_loop()
         for number in FORWARDED:
             loop.add_signal_handler(number, started.send, number)
@@ -47,6 +50,21 @@ class Entrypoint:
     def status(self) -> int:
         """What a shell would say of its end; as of one that was killed where that cannot be told."""
         return _KILLED if self.process.ending is None else self.process.ending.code
+
+
+def _gives_terminal_up() -> bool:
+    """Whether the daemon had a terminal that controls it at its standard input and output; not any more (TIOCNOTTY)."""
+    try:
+        if os.getsid(0) != os.getpid() or not os.isatty(0) or os.fstat(0).st_rdev != os.fstat(1).st_rdev:
+            return False
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a leader that does so sends to itself, too
+        try:
+            fcntl.ioctl(0, termios.TIOCNOTTY)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+    except OSError:  # no terminals, or none that controls
+        return False
+    return True
 
 
 def _streams() -> dict[int, int]:

@@ -146,16 +146,24 @@ class Git:
         await self._run(at, ["add", "--all", *(["--", *files] if files else [])])
 
     async def commit(
-        self, at: Repository, message: str, files: Sequence[str] | None, author: Author | None, everything: bool
+        self,
+        at: Repository,
+        message: str,
+        files: Sequence[str] | None,
+        author: Author | None,
+        everything: bool,
+        *,
+        allow_empty: bool = False,
     ) -> str:
-        """Returns the new commit. files, everything: what to `add` before."""
+        """Returns the new commit. files, everything: what to `add` before. allow_empty: it may change nothing."""
         if everything or files:
             await self.add(at, [] if everything else files or [])
         env: dict[str, str] = {}
         if author is not None:
             for role in ("AUTHOR", "COMMITTER"):
                 env |= {f"GIT_{role}_NAME": author.name, f"GIT_{role}_EMAIL": author.email}
-        await self._run(at, ["commit", "--quiet", "--file=-"], env=env, stdin=_encoded(message))
+        options = ["--allow-empty"] if allow_empty else []
+        await self._run(at, ["commit", "--quiet", "--file=-", *options], env=env, stdin=_encoded(message))
         return (await self._run(at, ["rev-parse", "HEAD"], env=_READING)).stdout.decode().strip()
 
     async def pull(self, at: Repository, remote: str, branch: str | None, credentials: Credentials | None) -> str:

@@ -148,6 +148,11 @@ class Output:
         """Whether somebody may still write."""
         return bool(self._pipes)
 
+    async def ended(self) -> None:
+        """Waits until nobody can write any more."""
+        while self._pipes:
+            await self._change()
+
     def unwatch(self) -> None:
         """``watch`` is called no more, and whoever it belongs to is let go."""
         self._watch = lambda _: None

@@ -17,9 +17,9 @@ Everything is called on the loop. A caller that is cancelled leaves the process 
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentd.core.eventlog import Stream
@@ -28,6 +28,7 @@ from agentd.errors import (
     AgentError,
     CapacityExceeded,
     ExecFailed,
+    InvalidRequest,
     KeyReused,
     ProcessNotFound,
     Unavailable,
@@ -46,6 +47,7 @@ from agentd.processes.terms import Ending, Order, ProcessLimits, Wires
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 LEAST_HEAD = 4
+LONGEST_STRING = (128 << 10) - 2  # MAX_ARG_STRLEN of execve(2), less '=' and NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,18 @@ class Processes:
         """Those that carry all of ``tags``, oldest first."""
         wanted = (tags or {}).items()
         return [process for process in self._processes.values() if wanted <= process.order.tags.items()]
+
+    def change_variables(self, changed: Mapping[str, str], removed: Iterable[str], prefix: str = "") -> None:
+        """Of processes that are started from now on, beneath those of their orders. removed: names that are left out,
+        as are those whose value begins with ``prefix``, unless they are ``changed``. InvalidRequest for no name."""
+        for name, value in changed.items():
+            if not name or "=" in name or not _can_be_passed(name + value):
+                what = "no '=' in the name, no NUL, UTF-8, and less than 128 KiB in all"
+                raise InvalidRequest(f"the variable {name[:80]!r} cannot be set: {what}")
+        gone = set(removed)
+        old = self._surroundings.variables.items()
+        kept = {name: value for name, value in old if name not in gone and not (prefix and value.startswith(prefix))}
+        self._surroundings = replace(self._surroundings, variables={**kept, **changed})
 
     @property
     def running(self) -> int:
@@ -263,7 +277,14 @@ class Processes:
             if started.done() and not started.exception() and started.result() is process:
                 del self._keys[key]
         process.forget()
-        self._left = {one for one in (*self._left, process) if one.output.is_open}
+        if process.output.is_open:
+            self._left.add(process)
+            self._spawn(self._let_go(process))
+
+    async def _let_go(self, process: Process) -> None:
+        """Of what it left running nobody writes any more."""
+        await process.output.ended()
+        self._left.discard(process)
 
     def _pipes(self, order: Order, owner: Identity) -> Wires:
         """They are the owner's, who may open them again as /dev/stdout and its like."""
@@ -288,3 +309,12 @@ class Processes:
         if wires is not None:
             for fd in {*wires.child.values(), *wires.outputs.values(), wires.input} - {-1, self._null.fd}:
                 os.close(fd)
+
+
+def _can_be_passed(text: str) -> bool:
+    """Whether execve(2) takes it as one string."""
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in content and len(content) < LONGEST_STRING

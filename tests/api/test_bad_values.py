@@ -88,7 +88,7 @@ def _text(value: Any) -> str:
 
 
 def _send(caller: Caller, row: Endpoint, params: dict[str, Any], body: Any) -> Answer:
-    path = re.sub(r"{(\w+)}", lambda name: _text(params[name[1]]) or "-", row.path)
+    path = re.sub(r"{(\w+)(\.\.\.)?}", lambda name: _text(params.get(name[1], "")) or "-", row.path)
     query = "&".join(f"{name}={_text(value)}" for name, value in params.items() if f"{{{name}}}" not in row.path)
     content = (b"x" if row.method in ("PUT", "POST") else None) if row.body is None else json.dumps(body).encode()
     headers = {} if row.body is None else {"Content-Type": "application/json"}

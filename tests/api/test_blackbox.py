@@ -12,19 +12,9 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from tests.conftest import Answer, Daemon, StartDaemon
+from tests.toolbox import FORM, Field, form
 
-FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
 RUN = "/blackbox/api/v1/tasks/run-1/files"
-
-
-def form(*parts: tuple[str, str | None, bytes]) -> bytes:
-    """Names, file names (None for a plain field) and contents."""
-    pieces = []
-    for name, filename, content in parts:
-        file = "" if filename is None else f'; filename="{filename}"'
-        head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-        pieces.append(head.encode() + content + b"\r\n")
-    return b"".join(pieces) + b"--edge--\r\n"
 
 
 class Blackbox:
@@ -38,8 +28,8 @@ class Blackbox:
     def file(self, method: str, name: str, body: dict[str, str] | None = None) -> Answer:
         return self.call(method, quote(f"{self.place}/{name}"), body)
 
-    def upload(self, *parts: tuple[str, str | None, bytes]) -> Answer:
-        return self.daemon.call("POST", f"{RUN}/upload", form(*parts), FORM)
+    def upload(self, *parts: Field) -> Answer:
+        return self.daemon.call("POST", f"{RUN}/upload", form(parts), FORM)
 
     def left(self) -> list[str]:
         return os.listdir(self.daemon.root / "workspace/.nullspace/writes")
@@ -96,13 +86,13 @@ def test_one_failing_file_fails_all_and_is_named(blackbox: Blackbox, home: Path,
 
 
 def test_a_form_that_breaks_off_leaves_nothing(blackbox: Blackbox, home: Path) -> None:
-    body = form(("path", None, blackbox.place.encode()), ("file", "a", b"1"), ("file", "b", b"2"))
+    body = form([("path", None, blackbox.place.encode()), ("file", "a", b"1"), ("file", "b", b"2")])
     answer = blackbox.daemon.call("POST", f"{RUN}/upload", body[:-15], FORM)
     assert refused(answer)[0] == 400
     assert (os.listdir(home), blackbox.left()) == ([], [])
 
 
-@pytest.mark.parametrize("body", [form(), form(("path", None, b"/workspace")), form(("other", "f", b"1")), b"x"])
+@pytest.mark.parametrize("body", [form([]), form([("path", None, b"/workspace")]), form([("other", "f", b"1")]), b"x"])
 def test_a_form_without_a_file_is_refused(blackbox: Blackbox, body: bytes) -> None:
     assert refused(blackbox.daemon.call("POST", f"{RUN}/upload", body, FORM))[0] == 400
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer, Daemon
+from tests.conftest import Answer, Daemon, StartDaemon
 from tests.toolbox import Toolbox
 
 
@@ -148,3 +148,10 @@ def test_both_mounts_lead_to_the_same_rows(shared: Daemon, home: Path) -> None:
     (home / "a").touch()
     toolbox = Toolbox(shared, home, "/daytona/toolbox/any")
     assert toolbox("GET", "/files/info", path=toolbox.path("a")).json()["name"] == "a"
+
+
+def test_another_sandboxs_requests_are_not_found(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--sandbox-id", "mine")
+    assert daemon.call("GET", "/daytona/toolbox/mine/version").status == 200
+    assert daemon.call("GET", "/daytona/version").status == 200
+    assert refused(daemon.call("GET", "/daytona/toolbox/other/version")) == (404, "NOT_FOUND")

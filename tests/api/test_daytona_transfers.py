@@ -93,6 +93,32 @@ def test_a_form_that_breaks_off_leaves_no_partial_file(toolbox: Toolbox, home: P
     assert (os.listdir(home), staged(toolbox)) == (["a"], [])
 
 
+def test_a_large_upload_takes_little_memory(toolbox: Toolbox, home: Path) -> None:
+    def peak() -> int:
+        lines = Path(f"/proc/{toolbox.daemon.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+    size = 64 * MIB
+    toolbox.send_many(pair(toolbox, 0, "first", b"x" * 8 * MIB))
+    before = peak()
+    assert toolbox.send_many(pair(toolbox, 0, "a", b"x" * size)).json()["files"][0]["bytes"] == size
+    assert peak() - before < size // 4
+    (home / "a").unlink()
+
+
+def test_a_client_that_leaves_within_a_file_leaves_no_part_of_it(toolbox: Toolbox, home: Path) -> None:
+    whole = form([*pair(toolbox, 0, "a", b"1"), *pair(toolbox, 1, "b", b"x" * MIB)])
+    head = {"Host": "x", "Authorization": f"Bearer {toolbox.daemon.token}", "Content-Length": str(len(whole)), **FORM}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    with toolbox.daemon.connect() as connection:
+        connection.sendall(f"POST /daytona/files/bulk-upload HTTP/1.1\r\n{lines}\r\n".encode() + whole[: MIB // 2])
+        while not (home / "a").exists() or not staged(toolbox):
+            pass
+    while staged(toolbox):
+        pass
+    assert os.listdir(home) == ["a"]
+
+
 @pytest.mark.parametrize("body", [b"", form([])])
 def test_an_upload_of_nothing_is_refused(toolbox: Toolbox, body: bytes) -> None:
     answer = toolbox("POST", "/files/bulk-upload", body, FORM)
@@ -130,3 +156,19 @@ def test_no_content_can_hold_the_boundary(toolbox: Toolbox, home: Path) -> None:
 def test_a_download_of_nothing_is_refused(toolbox: Toolbox) -> None:
     answer = toolbox("POST", "/files/bulk-download", {"paths": []})
     assert (answer.status, answer.json()["code"]) == (400, "BAD_REQUEST")
+
+
+def test_a_file_that_gets_shorter_meanwhile_cuts_the_answer(toolbox: Toolbox, home: Path) -> None:
+    (home / "a").touch()
+    os.truncate(home / "a", 256 * MIB)
+    body = json.dumps({"paths": [toolbox.path("a")]})
+    head = f"Host: x\r\nAuthorization: Bearer {toolbox.daemon.token}\r\nContent-Length: {len(body)}\r\n"
+    with toolbox.daemon.connect() as connection:
+        connection.sendall(f"POST /daytona/files/bulk-download HTTP/1.1\r\n{head}\r\n{body}".encode())
+        received = b""
+        while b"octet-stream" not in received:
+            received += connection.recv(1000)
+        os.truncate(home / "a", 10)
+        with pytest.raises(ConnectionResetError):
+            while connection.recv(MIB):
+                pass

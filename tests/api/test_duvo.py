@@ -10,8 +10,8 @@ import pytest
 from msgspec import Struct
 
 from tests.conftest import Answer, Daemon, StartDaemon
+from tests.toolbox import FORM, Field, form
 
-FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
 MIB = 1 << 20
 
 
@@ -42,16 +42,6 @@ class Failure(Struct, forbid_unknown_fields=True):
     message: str = ""
 
 
-def form(*parts: tuple[str, str | None, bytes]) -> bytes:
-    """Names, file names (None for a plain field) and contents."""
-    pieces = []
-    for name, filename, content in parts:
-        file = "" if filename is None else f'; filename="{filename}"'
-        head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-        pieces.append(head.encode() + content + b"\r\n")
-    return b"".join(pieces) + b"--edge--\r\n"
-
-
 class Duvo:
     def __init__(self, daemon: Daemon, home: Path) -> None:
         self.daemon = daemon
@@ -66,8 +56,8 @@ class Duvo:
         body = json.dumps({"path": path}).encode()
         return self.call("POST", "upload-urls", body, Content_Type="application/json", **headers)
 
-    def upload(self, *parts: tuple[str, str | None, bytes], **headers: str) -> Answer:
-        return self.call("POST", "files", form(*parts), **{**FORM, **headers})
+    def upload(self, *parts: Field, **headers: str) -> Answer:
+        return self.call("POST", "files", form(parts), **{**FORM, **headers})
 
     def put(self, url: str, content: bytes) -> Answer:
         where = urlsplit(url)
@@ -137,15 +127,13 @@ def test_a_form_takes_ten_mebibytes_and_no_more(duvo: Duvo, home: Path) -> None:
 @pytest.mark.parametrize(
     "parts", [[], [("path", None, b"/workspace/x")], [("a", "a", b"1"), ("b", "b", b"2")], [("file", "..", b"1")]]
 )
-def test_a_form_without_one_usable_file_is_refused(
-    duvo: Duvo, home: Path, parts: list[tuple[str, str | None, bytes]]
-) -> None:
+def test_a_form_without_one_usable_file_is_refused(duvo: Duvo, home: Path, parts: list[Field]) -> None:
     assert refused(duvo.upload(*parts)) == (400, "invalid_request")
     assert duvo.left() == 0
 
 
 def test_a_form_that_breaks_off_leaves_nothing(duvo: Duvo, home: Path) -> None:
-    body = form(("path", None, f"{duvo.place}/new".encode()), ("file", "f", b"content"))
+    body = form([("path", None, f"{duvo.place}/new".encode()), ("file", "f", b"content")])
     assert refused(duvo.call("POST", "files", body[:-12], **FORM)) == (400, "invalid_request")
     assert (list(home.iterdir()), duvo.left()) == ([], 0)
 
@@ -166,6 +154,13 @@ def test_an_upload_url_is_for_its_own_path_alone(duvo: Duvo, home: Path) -> None
     assert duvo.put(url.replace("mine&", "other&"), b"x").status in (401, 403)
     assert duvo.put(url[:-2], b"x").status == 401
     assert list(home.iterdir()) == []
+
+
+def test_a_url_that_was_signed_for_a_user_is_for_that_user_here_too(duvo: Duvo, home: Path) -> None:
+    asked = {"path": f"{duvo.place}/f", "user": "nobody"}
+    token = duvo.daemon.call("POST", "/v1/files/upload-url", asked).json()["token"]
+    answer = duvo.put(f"/duvo/v1/sandboxes/sb_1/upload?path={duvo.place}/f&file_token={token}", b"x")
+    assert (answer.status, (home / "f").stat().st_uid) == (200, 65534)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"path":""}', b'{"path":"/x","more":1}', b"[]"])

@@ -1,4 +1,4 @@
-"""``python -m tests.bench``: what uploads, downloads and shells cost, as ratios to something that runs beside them.
+"""``python -m tests.bench``: what the daemon costs, as ratios to something that runs beside it.
 
 Each pair is measured in turn, in one run; the ratio is that of the medians, the spread that of the single rounds. CPU
 is the server's, from the kernel's accounting of its process. Nothing here passes or fails.
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import listing_rows, rows, shells
+from tests.bench import listing_rows, process_rows, rows, shells
 from tests.bench.rows import QUICK, Bench, Line, Sizes
 from tests.docs import README, table
 
-ROWS = rows.ROWS | shells.ROWS | listing_rows.ROWS
+ROWS = rows.ROWS | shells.ROWS | process_rows.ROWS | listing_rows.ROWS
 HEADS = ("row", "what", "goal", "ours", "against", "ratio", "spread")
 START, END = "<!-- bench -->\n", "<!-- end -->"
 

@@ -43,14 +43,14 @@ class Refused(Exception):
 
 
 class Driver:
-    """``driver.py`` with one version of the client. One call at a time."""
+    """A driver (``driver.py`` or another ``script``) with one version of a client. One call at a time."""
 
-    def __init__(self, packages: Path | None) -> None:
+    def __init__(self, packages: Path | None, python: str = sys.executable, script: str = "driver.py") -> None:
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         if packages is not None:
             environment["PYTHONPATH"] = str(packages)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("driver.py"))],
+            [python, "-P", str(Path(__file__).with_name(script))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -66,6 +66,11 @@ class Driver:
         self._process.stdin.flush()
 
     def receive(self) -> SimpleNamespace:
+        answer: SimpleNamespace = json.loads(self.read(), object_hook=lambda found: SimpleNamespace(**found))
+        return answer
+
+    def read(self) -> bytes:
+        """The next line that it says."""
         assert self._process.stdout is not None
         text = b""
         while not text.endswith(b"\n"):
@@ -76,8 +81,7 @@ class Driver:
                 raise RuntimeError(f"the driver ended with {self._process.wait()}: its last words are on stderr")
             text += piece
         self._busy = False
-        answer: SimpleNamespace = json.loads(text, object_hook=lambda found: SimpleNamespace(**found))
-        return answer
+        return text
 
     def close(self) -> None:
         with self._process as process:

@@ -5,7 +5,7 @@ What bounds memory needs a hierarchy of version 2 that has the controller for it
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,11 @@ from tests.conftest import Daemon
 from tests.process.harness.waiting import eventually
 from tests.processes import Shell, alive
 
-Delegated = Callable[..., Daemon]
-
-# After a moment, in which it enters its cgroup, it takes its mark away, in the middle of leaving all its ancestors behind.
+# Once it is in its cgroup, it takes its mark away and leaves all its ancestors behind.
 UNFINDABLE = "sleep 0.1; setsid bash -c 'ulimit -R 5000000; (sleep 1000 >/dev/null 2>&1 &)'; sleep 0.1"
 FAST = "for i in 1 2 3 4; do (setsid sleep 1000 &); done; exec sleep 1000"
-HOG = "(head -c 300M /dev/zero | tail | sleep 1000) & sleep 1000"
+# Each of them has less than the limit.
+HOG = "for i in 1 2 3 4; do head -c 100M /dev/zero | tail -c 99M | sleep 1000 & done; sleep 1000"
 
 
 def hierarchy() -> Path | None:
@@ -80,8 +79,9 @@ def leaves(own: Path) -> list[Path]:
 def test_every_process_has_a_cgroup_of_its_own_until_its_end(own: Path, daemon: Daemon) -> None:
     shell = Shell(daemon)
     pids = [shell.begin(FAST) for _ in range(3)]
+    assert eventually(lambda: len(alive(daemon.root)) == 15)
     found = [{int(pid) for pid in (leaf / "cgroup.procs").read_text().split()} for leaf in leaves(own)]
-    assert sorted(map(len, found)) == [5, 5, 5] or eventually(lambda: len(alive(daemon.root)) == 15)
+    assert [len(group) for group in found] == [5, 5, 5]
     assert all(len(group & {*pids}) == 1 for group in found)
     for pid in pids:
         assert shell.post(pid, "kill") == 204

@@ -1,6 +1,8 @@
 """``agentd serve -- COMMAND``: an image's own command, run by the daemon as PID 1 of a namespace and elsewhere."""
 
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import STOP_SECONDS, Daemon
+from tests.conftest import ANSWER_SECONDS, STOP_SECONDS, Daemon
 from tests.process.harness.waiting import eventually
 from tests.process.test_orphans import First, children
 from tests.processes import BOB, Shell, alive
@@ -70,6 +72,13 @@ def start(kind: type[Daemon], tmp_path: Path) -> Iterator[Start]:
     for one in started:
         if one.daemon.process.poll() is None:
             one.term()
+
+
+def read_until(fd: int, word: bytes) -> None:
+    seen = b""
+    while word not in seen:
+        assert select.select([fd], [], [], ANSWER_SECONDS)[0], seen
+        seen += os.read(fd, 4096)
 
 
 def test_the_command_speaks_to_the_daemon_s_streams_as_a_process_of_its_own(start: Start) -> None:
@@ -142,6 +151,23 @@ def test_a_storm_of_forks_loses_no_status_neither_the_command_s(start: Start) ->
     assert codes == list(range(256))
     (beside.place / "workspace/go").touch()
     assert beside.daemon.wait() == 7
+
+
+def test_a_terminal_that_controls_the_daemon_is_the_command_s(tmp_path: Path) -> None:
+    script = "trap 'echo interrupted' INT; echo go >/dev/tty; until read word; do :; done; exit ${#word}"
+    flags = ["--root", str(tmp_path), "--listen", "127.0.0.1:0", "--drain-notice", "0", "--end-with-command"]
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "agentd", "serve", *flags, "--", "sh", "-c", script]
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=stderr) as daemon:
+        os.close(theirs)
+        read_until(ours, b"go\r\n")
+        os.write(ours, b"\x03")
+        read_until(ours, b"interrupted\r\n")
+        os.write(ours, b"four\n")
+        assert daemon.wait(STOP_SECONDS) == 4
+    os.close(ours)
+    assert "the command has ended" in log.read_text().partition("draining")[0]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ class Crowd:
         self.wrong: list[tuple[str, str, str, bytes]] = []
         self._daemon = daemon
         self._stop = threading.Event()
+        self._first = random.Random(seed).sample(list(LINES.items()), len(LINES))  # each is asked for once at least
         self._threads = [threading.Thread(target=self._ask, args=(random.Random(seed + i),)) for i in range(CALLERS)]
 
     def run(self, seconds: float) -> None:
@@ -136,9 +137,11 @@ class Crowd:
         caller = Caller(self._daemon)
         lines = list(LINES.items())
         weights = [1 if name.startswith(SELDOM) else 8 for name in LINES]
-        first = chance.sample(lines, len(lines))
-        while not self._stop.is_set():
-            name, ask = first.pop() if first else chance.choices(lines, weights)[0]
+        while self._first or not self._stop.is_set():
+            try:
+                name, ask = self._first.pop()
+            except IndexError:
+                name, ask = chance.choices(lines, weights)[0]
             self._one(caller, name, ask, _path(chance), chance.choice([None, str(ATTACKER), str(EVE)]))
         caller.close()
 

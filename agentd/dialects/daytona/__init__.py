@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from agentd.dialects.daytona.files import FileRows
+from agentd.dialects.daytona.git import GitRows
+from agentd.dialects.daytona.machine import MachineRows
 from agentd.dialects.daytona.processes import ProcessRows
 from agentd.dialects.daytona.sessions import SessionRows
+from agentd.dialects.daytona.terminals import TerminalRows
 from agentd.dialects.daytona.transfers import TransferRows
 from agentd.dialects.daytona.wire import close, tell
 from agentd.errors import SandboxNotFound
@@ -18,7 +21,10 @@ from agentd.files.operations import Files
 from agentd.files.search import Search
 from agentd.files.writing import Writing
 from agentd.http.endpoint import Dialect
+from agentd.linux.meter import Meter
 from agentd.linux.places import Places
+from agentd.processes.git import Git
+from agentd.processes.pty import Terminals
 from agentd.processes.registry import Processes
 from agentd.processes.sessions import Sessions
 
@@ -38,6 +44,9 @@ class Owners(Protocol):
     search: Search
     processes: Processes
     sessions: Sessions
+    terminals: Terminals
+    git: Git
+    meter: Meter
 
 
 def daytona(rooms: Owners, sandbox_id: str | None) -> Dialect:
@@ -48,6 +57,9 @@ def daytona(rooms: Owners, sandbox_id: str | None) -> Dialect:
         TransferRows(rooms.files, rooms.writing, places),
         ProcessRows(rooms.processes),
         SessionRows(rooms.sessions),
+        TerminalRows(rooms.terminals),
+        GitRows(rooms.git),
+        MachineRows(rooms.processes, rooms.meter, places),
     )
 
     def admit(values: Mapping[str, str]) -> None:

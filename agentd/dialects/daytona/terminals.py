@@ -7,7 +7,6 @@ import asyncio
 import json
 from base64 import urlsafe_b64decode
 from binascii import Error as NotBase64
-
 from typing import Annotated
 
 import msgspec

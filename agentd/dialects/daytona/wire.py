@@ -7,9 +7,9 @@ not for a call as no answer at all, and no JSON from anything but ``application/
 import os
 import stat
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from agentd import errors
 from agentd.dialects.nullspace.wire import rfc3339
@@ -89,11 +89,9 @@ _GIT: tuple[tuple[str, int, str], ...] = (
     ("remote rejected", 409, "GIT_REMOTE_REJECTED"),
     ("[rejected]", 409, "GIT_PUSH_REJECTED"),
     ("divergent branches", 409, "GIT_MERGE_CONFLICT"),
-    ("unable to access", 500, "GIT_TRANSPORT_FAILED"),
-    ("Could not read from remote repository", 500, "GIT_TRANSPORT_FAILED"),
+    ("unable to access", 400, "GIT_TRANSPORT_FAILED"),
+    ("Could not read from remote repository", 400, "GIT_TRANSPORT_FAILED"),
 )
-
-Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 
 
 class FileInfo(Struct, rename="camel"):
@@ -127,15 +125,11 @@ def tell(failed: Failed) -> tuple[int, dict[str, Any]]:
     }
 
 
-def error_code(error: AgentError) -> str:
-    return _meaning(error)[1]
-
-
 def _meaning(error: AgentError) -> tuple[int, str]:
     if isinstance(error, errors.GitFailed):
         said = f"{error.detail} {error.facts.get('stderr', '')}"
         found = next(((status, code) for words, status, code in _GIT if words in said), None)
-        return found or (500, "INTERNAL_SERVER_ERROR")
+        return found or (400, "BAD_REQUEST")
     for kind, status, code in _MEANINGS:
         if isinstance(error, kind):
             return status, code

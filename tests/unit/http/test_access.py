@@ -54,7 +54,7 @@ def test_failures_are_braked_and_a_valid_token_never_is() -> None:
             door.check({}, "peer")
     with pytest.raises(RateLimited) as caught:
         door.check({}, "peer")
-    assert caught.value.facts == {"retry_after": 0.5}
+    assert caught.value.facts == {"retry_after": 0.5, "limit": 2}
     door.check({"X-Access-Token": "token"}, "peer")
     with pytest.raises(Unauthorized):
         door.check({}, "another peer")

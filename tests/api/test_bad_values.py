@@ -16,6 +16,8 @@ from tests.conftest import Answer, Daemon
 from tests.docs import dialects
 from tests.tables import PREFIXES
 
+pytestmark = pytest.mark.exhaustive
+
 ROWS = [
     (PREFIXES[one.name], row) for one in dialects() if one.name in PREFIXES for row in one.endpoints if not row.socket
 ]

@@ -10,6 +10,8 @@ from tests.contract.conftest import MIB, MakeFile
 from tests.contract.relay import Relay, relay_to
 from tests.contract.trees import entries, grow
 
+pytestmark = pytest.mark.exhaustive
+
 SMALL_PARTS = ("--uploads-part-size", "1MiB")
 HALF_A_PART = MIB // 2
 

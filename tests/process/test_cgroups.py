@@ -76,13 +76,15 @@ def leaves(own: Path) -> list[Path]:
     return sorted(own.glob("run-*"))
 
 
+def groups(own: Path) -> list[set[int]]:
+    return [{int(pid) for pid in (leaf / "cgroup.procs").read_text().split()} for leaf in leaves(own)]
+
+
 def test_every_process_has_a_cgroup_of_its_own_until_its_end(own: Path, daemon: Daemon) -> None:
     shell = Shell(daemon)
     pids = [shell.begin(FAST) for _ in range(3)]
-    assert eventually(lambda: len(alive(daemon.root)) == 15)
-    found = [{int(pid) for pid in (leaf / "cgroup.procs").read_text().split()} for leaf in leaves(own)]
-    assert [len(group) for group in found] == [5, 5, 5]
-    assert all(len(group & {*pids}) == 1 for group in found)
+    assert eventually(lambda: [len(group) for group in groups(own)] == [5, 5, 5])
+    assert all(len(group & {*pids}) == 1 for group in groups(own))
     for pid in pids:
         assert shell.post(pid, "kill") == 204
     assert leaves(own) == []

@@ -15,6 +15,8 @@ from tests.process.harness.shapes import CONTENT, PART_SIZE, SIZE
 from tests.process.harness.site import Site
 from tests.process.harness.waiting import eventually
 
+pytestmark = pytest.mark.exhaustive
+
 ROOM = ("--uploads-quota-bytes", str(10 * SIZE))
 
 

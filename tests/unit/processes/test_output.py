@@ -162,7 +162,8 @@ async def test_one_who_sets_the_pace_and_stops_is_not_waited_for(
         assert await process.wait(20 * UNIT) is not None
 
 
-async def test_the_space_of_what_is_forgotten_is_free_at_once(make_processes: MakeProcesses) -> None:
+@pytest.mark.parametrize("left", ["", "sleep 0.2 & "])
+async def test_the_space_of_what_is_forgotten_is_free_at_its_end(make_processes: MakeProcesses, left: str) -> None:
     def files() -> int:
         """Open ones without a name."""
         links = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
@@ -173,7 +174,7 @@ async def test_the_space_of_what_is_forgotten_is_free_at_once(make_processes: Ma
     before = files()
     gc.disable()
     try:
-        await processes.run(sh("head -c 2M /dev/zero"))
+        await processes.run(sh(f"{left}head -c 2M /dev/zero"))
         async with asyncio.timeout(10 * UNIT):
             while files() > before:
                 await asyncio.sleep(0.01)

@@ -217,9 +217,9 @@ async def test_what_fails_to_start_leaves_no_fd_behind(processes: Processes) -> 
 
 
 async def test_the_server_s_limits_bind_every_request(make_processes: MakeProcesses) -> None:
-    processes = make_processes(most=Limits(open_files=50))
-    done = await processes.run(sh("ulimit -n", limits=Limits(open_files=100)))
-    assert done.stdout == b"50\n"
+    processes = make_processes(most=Limits(open_files=500))
+    done = await processes.run(sh("ulimit -n", limits=Limits(open_files=1000)))
+    assert done.stdout == b"500\n"
 
 
 async def test_a_process_that_eats_memory_fails_alone(processes: Processes) -> None:

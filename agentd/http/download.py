@@ -79,6 +79,8 @@ class Download:
 def _read(fd: int, first: int, length: int) -> bytes:
     try:
         piece = os.pread(fd, length, first)
+        # A file that is cut while it is read may end in zeros of the kernel's; its size is set before they are.
+        piece = piece[: max(0, os.fstat(fd).st_size - first)]
     except OSError as error:
         raise StorageFailed(f"the file could not be read to its end: {error.strerror}") from error
     if not piece:

@@ -110,7 +110,7 @@ class Engine:
         """Drops everything that runs, and what it knows."""
         for task in self._tasks:
             task.cancel()
-        self.run(asyncio.wait(self._tasks)) if self._tasks else None
+        self.run(asyncio.wait({*self._tasks})) if self._tasks else None
         for upload in self.uploads.list():
             self.run(upload.closed())
         self._store.close()

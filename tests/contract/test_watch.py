@@ -20,8 +20,10 @@ def words(seen: Any, name: str) -> list[str]:
 
 def test_a_write_is_told_as_watchers_expect_it(client: Client, here: Path, place: str) -> None:
     here.mkdir()
-    seen = watch(client, place, ["write", f"{place}/file", "one"], ["write", f"{place}/file", "two"])
-    assert words(seen, "file") == ["create", "chmod", "write", "write"]
+    (here / "old").write_text("one")
+    seen = watch(client, place, ["write", f"{place}/old", "two"], ["write", f"{place}/file", "one"])
+    assert words(seen, "old") == ["write"]
+    assert words(seen, "file") == ["create", "chmod", "write"]
     assert {path for _, name, path in seen.told if name == "file"} == {f"{place}/file"}
     assert seen.ended == [None]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -90,7 +91,7 @@ class Bench:
 
     @contextmanager
     def bare(self, way: str) -> Iterator[Bare]:
-        server = Bare(self.home / f"bare-{way}", way)
+        server = Bare(Path(tempfile.mkdtemp(prefix=f"bare-{way}-", dir=self.home)) / "files", way)
         try:
             yield server
         finally:

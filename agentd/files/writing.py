@@ -16,7 +16,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from agentd.errors import Conflict, IsADirectory, NotFound, PermissionDenied
+from agentd.errors import AgentError, Conflict, IsADirectory, NotFound, PermissionDenied
 from agentd.failpoints import hit
 from agentd.files import generated
 from agentd.files.batch import Batch
@@ -115,6 +115,34 @@ class Writing:
         async with self.begun(place, length, replace=replace) as pending:
             await receive(pending.write, limit)
             return await pending.publish()
+
+    async def receive_one(self, find: Callable[[], Place], receive: Receive) -> tuple[Entry, int] | AgentError:
+        """As `receive`, for one file of several that come one behind another: what it is then, and how many bytes came.
+
+        What fails for this file (``find``, which blocks, included) is returned, and its bytes are passed over; what
+        fails for all that comes is raised by ``receive``, and from here.
+        """
+        failed: list[AgentError] = []
+        receiving = False
+        try:
+            place = await in_thread(find)
+            async with self.begun(place) as pending:
+
+                def write(piece: memoryview) -> None:
+                    try:
+                        if not failed:
+                            pending.write(piece)
+                    except AgentError as error:
+                        failed.append(error)
+
+                receiving = True
+                size = await receive(write, BODY_LIMIT)
+                receiving = False
+                return failed[0] if failed else (await pending.publish(), size)
+        except AgentError as error:
+            if receiving:
+                raise
+            return error
 
     def write(self, place: Place, content: bytes | memoryview, *, replace: bool = True) -> Entry:
         """As `receive`, for content that is there. Blocks."""

@@ -298,10 +298,3 @@ def _name(header: Header, beside: bool) -> str:
     if beside:
         return header.secret
     return DATA if header.kind is Kind.FILE else TREE
-
-
-def _identity(name: str, dir_fd: int) -> tuple[int, int] | None:
-    with suppress(FileNotFoundError):
-        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return inode(found)
-    return None

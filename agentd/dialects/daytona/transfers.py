@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from agentd.linux.places import Places
 from agentd.linux.threads import in_thread
 
 if TYPE_CHECKING:
-    from agentd.http.multipart import Form, Part
+    from agentd.http.multipart import Form
 
 FILES_AT_ONCE = 10_000
 FORM = "multipart/form-data"
@@ -157,39 +158,17 @@ class TransferRows:
                 elif (path := paths.pop(match["index"], None)) is None:
                     failed.append(f"{part.name}: its path has to come before it, and once")
                 else:
-                    await self._take(part, path, done, failed)
+                    written = await self._writing.receive_one(partial(place_of, self._places, path), part.receive)
+                    if isinstance(written, AgentError):
+                        failed.append(f"{path}: {written.detail}")
+                    else:
+                        done.append(Taken(written[0].path, written[1]))
         except (InvalidRequest, RequestTooLarge) as error:
             failed.append(error.detail)
         failed += [f"{path}: files[{index}].file is missing" for index, path in paths.items()]
         if failed or not done:
             return answer(PartlyTaken(failed or ["the form has no files"], done), HTTPStatus.BAD_REQUEST)
         return TakenFiles(done)
-
-    async def _take(self, part: "Part", path: str, done: list[Taken], failed: list[str]) -> None:
-        """What fails for this file fails for it alone; what fails for the form is raised."""
-        refused: list[AgentError] = []
-        receiving = False
-        try:
-            place = await in_thread(place_of, self._places, path)
-            async with self._writing.begun(place) as pending:
-
-                def write(piece: memoryview) -> None:
-                    try:
-                        if not refused:
-                            pending.write(piece)
-                    except AgentError as error:
-                        refused.append(error)
-
-                receiving = True
-                size = await part.receive(write, BODY_LIMIT)
-                receiving = False
-                if not refused:
-                    done.append(Taken((await pending.publish()).path, size))
-        except AgentError as error:
-            if receiving:
-                raise
-            refused.append(error)
-        failed += [f"{path}: {error.detail}" for error in refused]
 
     async def download_many(self, call: Call) -> StreamResult:
         if not call.data.paths:

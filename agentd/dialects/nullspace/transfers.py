@@ -1,6 +1,7 @@
 """Whole files in one request, as they are or in forms, and signed URLs: sections 2.4 and 2.5 of the wire contract."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, urlencode
 
@@ -179,34 +180,12 @@ class TransferRows:
                 manifest = await _manifest(part)
                 paths = {file.field: file.path for file in manifest.files}
             elif part.name in paths and part.name not in done:
-                done[part.name] = await self._write(part, paths[part.name], manifest.user)
+                find = partial(place_of, self._places, paths[part.name], manifest.user)
+                written = await self._writing.receive_one(find, part.receive)
+                done[part.name] = written if isinstance(written, AgentError) else written[0]
         if manifest is None:
             raise _without_manifest()
         return BatchResults([_result(file, done.get(file.field)) for file in manifest.files])
-
-    async def _write(self, part: "Part", path: str, user: str | None) -> Entry | AgentError:
-        """What fails for this file fails for it alone; what fails for the form is raised."""
-        failed: list[AgentError] = []
-        receiving = False
-        try:
-            place = await self._place(path, user)
-            async with self._writing.begun(place) as pending:
-
-                def write(piece: memoryview) -> None:
-                    try:
-                        if not failed:
-                            pending.write(piece)
-                    except AgentError as error:
-                        failed.append(error)
-
-                receiving = True
-                await part.receive(write, BODY_LIMIT)
-                receiving = False
-                return failed[0] if failed else await pending.publish()
-        except AgentError as error:
-            if receiving:
-                raise
-            return error
 
     async def _place(self, path: str, user: str | None) -> Place:
         return await in_thread(place_of, self._places, path, user)

@@ -8,10 +8,9 @@ here, since flags and environment can be read under /proc: only the name of its 
 
 import argparse
 import json
+import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -139,13 +138,32 @@ class Sessions(msgspec.Struct, frozen=True):
     ] = 3600
 
 
+class Contexts(msgspec.Struct, frozen=True):
+    max_open: Annotated[int, Meta(ge=1, description="code contexts that are open at once")] = 32
+    max_waiting: Annotated[int, Meta(ge=1, description="pieces of code of a context that wait for their turn")] = 32
+    grace: Annotated[
+        float, Meta(ge=0, description="from the interrupt of code that ran too long to the end of its interpreter")
+    ] = 2
+
+
+class Handles(msgspec.Struct, frozen=True):
+    max_open: Annotated[int, Meta(ge=1, description="machines or sandboxes that there are at once, stand-alone")] = 64
+    lifetime: Annotated[
+        float, Meta(gt=0, description="how long one lives whose API cannot say it (duvo), stand-alone")
+    ] = 86400
+
+
 class Config(msgspec.Struct, frozen=True):
     root: Annotated[str, Meta(min_length=1, description="the directory that is the sandbox's /")] = "/"
     listen: Annotated[
-        tuple[str, ...], Meta(min_length=1, description="HOST:PORT, unix:PATH or fd:N; repeatable; port 0 picks one")
+        tuple[str, ...],
+        Meta(min_length=1, description="HOST:PORT, unix:PATH, systemd or fd:N; repeatable; port 0 picks one"),
     ] = ("127.0.0.1:8811",)
     token_file: Annotated[
-        str | None, Meta(description="file of tokens, one a line, read again on SIGHUP; unset: one is made and kept")
+        str | None,
+        Meta(
+            description="file of tokens, one a line, read again on SIGHUP; unset: systemd's credential, or one is made"
+        ),
     ] = None
     insecure: Annotated[bool, Meta(description="ask for no token; only on loopback or a unix socket")] = False
     public_url: Annotated[
@@ -167,6 +185,13 @@ class Config(msgspec.Struct, frozen=True):
         Meta(description="the API that is served without its prefix too; what others have there gives way to it"),
     ] = None
     sandbox_id: Annotated[str | None, Meta(description="the sandbox's name; unset: any name is answered to")] = None
+    standalone: Annotated[
+        bool,
+        Meta(description="no control plane: sandboxes are made and deleted here; sandbox_id is then the machine's own"),
+    ] = False
+    await_init: Annotated[
+        bool, Meta(description="be ready, and wait for POST /v1/init to say whose sandbox this is (a warm pool)")
+    ] = False
     default_user: Annotated[
         str | None, Meta(description="who owns what is created when a call names no user; unset: the daemon's own")
     ] = None
@@ -181,6 +206,7 @@ class Config(msgspec.Struct, frozen=True):
         float, Meta(ge=0, description="how long requests are still taken after readiness has turned")
     ] = 1
     drain_timeout: Annotated[float, Meta(ge=0, description="how long running requests may take to end")] = 30
+    console: Annotated[bool, Meta(description="serve the pages for people, /console and /docs")] = True
     keep_processes: Annotated[bool, Meta(description="leave processes running when the daemon ends")] = False
     end_with_command: Annotated[
         bool, Meta(description="when the command that follows -- ends, drain and exit with its status")
@@ -190,6 +216,8 @@ class Config(msgspec.Struct, frozen=True):
     processes: Processes = Processes()
     terminals: Terminals = Terminals()
     sessions: Sessions = Sessions()
+    contexts: Contexts = Contexts()
+    handles: Handles = Handles()
 
 
 class ConfigError(Exception):
@@ -200,8 +228,7 @@ class ConfigError(Exception):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """One key. default: as text, empty where there is none. type: what its value must be."""
 
     key: str
@@ -227,8 +254,7 @@ class Setting:
         return self.default.startswith("[")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """The configuration, and by key where each value came from."""
 
     config: Config
@@ -287,6 +313,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
     given: dict[str, tuple[object, str]] = {}
     if file is not None:
         given |= {key: (value, f"file {file}") for key, value in _read(file)}
+    given = _credential(environment) | given
     names = {setting.environment: setting.key for setting in settings.values()}
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and not variable.startswith(NOT_SETTINGS):
@@ -303,10 +330,18 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
         "processes": Processes,
         "terminals": Terminals,
         "sessions": Sessions,
+        "contexts": Contexts,
+        "handles": Handles,
     }
     made: dict[str, Any] = {name: _section(kind, f"{name}.", values) for name, kind in sections.items()}
     config = Config(**made, **values)
     return Loaded(config, {key: given[key][1] if key in given else "default" for key in settings})
+
+
+def _credential(environment: Mapping[str, str]) -> dict[str, tuple[object, str]]:
+    """The token that a service manager has for the daemon, if it has one (systemd.exec(5), LoadCredential=)."""
+    path = os.path.join(environment.get("CREDENTIALS_DIRECTORY", ""), "token")
+    return {"token_file": (path, "credential token")} if os.path.isabs(path) and os.path.exists(path) else {}
 
 
 def _section(struct: type[msgspec.Struct], prefix: str, values: dict[str, Any]) -> Any:
@@ -316,6 +351,8 @@ def _section(struct: type[msgspec.Struct], prefix: str, values: dict[str, Any]) 
 
 
 def _read(file: str) -> Iterator[tuple[str, object]]:
+    import tomllib  # only who has a file pays for it
+
     try:
         with open(file, "rb") as opened:
             table = tomllib.load(opened)

@@ -3,12 +3,14 @@
 The life of a daemon: sockets bound -> workspace and reserved tree -> rooms opened (recovery) -> token -> the command
 that it was given, if any -> requests -> ``agentd ready`` -> SIGTERM or SIGINT, which the command gets too, or the
 command's end -> ``/readyz`` says no -> listeners closed -> requests finished or cancelled -> rooms closed, whatever
-still runs with them -> background jobs ended -> exit 0. A second signal ends the process at once.
+still runs with them -> background jobs ended -> exit 0. A second signal ends the process at once. SIGUSR2, unless it is
+the command's, is a SIGTERM that leaves running what runs: for a service manager that restarts the daemon.
 """
 
 import asyncio
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -20,30 +22,11 @@ from functools import partial
 import msgspec
 import uvloop
 
+from agentd.apis import dialects_of
 from agentd.background import Background
+from agentd.claim import Claim, Init
 from agentd.config import Config, ConfigError
-from agentd.dialects.blackbox import BlackboxRows, blackbox
 from agentd.dialects.choice import chosen, with_root
-from agentd.dialects.conway import ConwayRows, conway
-from agentd.dialects.daytona import daytona
-from agentd.dialects.duvo import DuvoRows, duvo
-from agentd.dialects.nullspace import nullspace
-from agentd.dialects.nullspace.code import CodeRows
-from agentd.dialects.nullspace.entries import EntryRows
-from agentd.dialects.nullspace.exec_socket import ExecChannel
-from agentd.dialects.nullspace.files import FileRows
-from agentd.dialects.nullspace.git import GitRows
-from agentd.dialects.nullspace.listing import ListingRows
-from agentd.dialects.nullspace.metrics import MetricsRows
-from agentd.dialects.nullspace.processes import ProcessRows
-from agentd.dialects.nullspace.search import SearchRows
-from agentd.dialects.nullspace.sessions import SessionRows
-from agentd.dialects.nullspace.sockets import SocketRows
-from agentd.dialects.nullspace.terminals import TerminalRows
-from agentd.dialects.nullspace.transfers import TransferRows
-from agentd.dialects.nullspace.trees import TreeRows
-from agentd.dialects.nullspace.uploads import UploadRows
-from agentd.dialects.nullspace.watching import WatchRows
 from agentd.errors import AgentError
 from agentd.failpoints import VARIABLE, arm
 from agentd.http import listen
@@ -53,8 +36,11 @@ from agentd.http.endpoint import Dialect
 from agentd.http.health import directory_writable
 from agentd.http.origin import Origins
 from agentd.http.server import Limits, Server
+from agentd.http.signing import DIGEST
 from agentd.linux.features import features
-from agentd.linux.notify import notify, watchdog_seconds
+from agentd.linux.handed import Handed, take_handed
+from agentd.linux.identity import ONE_USER, acts_as_others
+from agentd.linux.notify import FdStore, notify, watchdog_seconds
 from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import in_thread
@@ -63,63 +49,16 @@ from agentd.rooms import House, Rooms, open_rooms, start_entrypoint
 from agentd.telemetry import Metrics, fields
 
 KEPT_NAME = "token"
+# Ends the daemon as SIGTERM does, but for what it has started: the next one goes on with that.
+LEAVING = signal.SIGUSR2
+HASHED = re.compile(rb"sha256:[0-9a-f]{64}")
 
 _log = logging.getLogger("agentd")
 
 
-def nullspace_of(rooms: Rooms, config: Config) -> Dialect:
-    terminals = TerminalRows(rooms.terminals)
-    watching = WatchRows(rooms.watches, rooms.places)
-    rows = (
-        UploadRows(rooms.uploads),
-        FileRows(rooms.files, rooms.writing, rooms.places),
-        EntryRows(rooms.changes, rooms.moving, rooms.editing, rooms.places),
-        TransferRows(rooms.writing, rooms.places),
-        ListingRows(rooms.listing, rooms.places),
-        SearchRows(rooms.search, rooms.places),
-        TreeRows(rooms.archives, rooms.measuring, rooms.files, rooms.places),
-        ProcessRows(rooms.processes),
-        CodeRows(rooms.contexts),
-        GitRows(rooms.git),
-        MetricsRows(rooms.meter),
-        SessionRows(rooms.sessions),
-        terminals,
-        watching,
-        SocketRows({"": watching.converse, "exec": ExecChannel(rooms.processes).converse, "pty": terminals.converse}),
-    )
-    return nullspace((row for topic in rows for row in topic.endpoints()), config.sandbox_id)
-
-
-def daytona_of(rooms: Rooms, config: Config) -> Dialect:
-    return daytona(rooms, config.sandbox_id)
-
-
-def duvo_of(rooms: Rooms, config: Config) -> Dialect:
-    return duvo(DuvoRows(rooms.listing, rooms.writing, rooms.places, config.workspace), config.sandbox_id)
-
-
-def blackbox_of(rooms: Rooms, config: Config) -> Dialect:
-    files = (rooms.files, rooms.writing, rooms.changes, rooms.listing, rooms.archives)
-    return blackbox(BlackboxRows(*files, rooms.places, config.workspace), config.sandbox_id)
-
-
-def conway_of(rooms: Rooms, config: Config) -> Dialect:
-    used = (rooms.files, rooms.writing, rooms.listing, rooms.processes, rooms.places)
-    return conway(ConwayRows(*used, config.workspace), config.sandbox_id)
-
-
-# Every dialect there is: what makes it of the rooms.
-DIALECTS: tuple[Callable[[Rooms, Config], Dialect], ...] = (
-    nullspace_of,
-    daytona_of,
-    duvo_of,
-    blackbox_of,
-    conway_of,
-)
-
-
 class Tokens:
-    """The valid tokens of a file, one a line; an empty line is none. ``directory``: fd of that of a relative path."""
+    """The valid tokens of a file, one a line, or its digest (see `Access`); an empty line is none. ``directory``: fd of
+    that of a relative path."""
 
     def __init__(self, path: str, directory: int | None = None) -> None:
         self.path = path
@@ -141,6 +80,8 @@ class Tokens:
             raise ConfigError("token_file", f"{self.path}: {error.strerror}") from None
         if not tokens:
             raise ConfigError("token_file", f"{self.path} holds no token")
+        if any(line.startswith(DIGEST) and not HASHED.fullmatch(line) for line in tokens):
+            raise ConfigError("token_file", f"{self.path}: 64 hexadecimal digits, lower case, follow {DIGEST.decode()}")
         return tokens
 
 
@@ -152,43 +93,54 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
     open_files = _raise_open_files()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as closing:
         ended = _Ended()
-        sockets = _bind(config, closing)
+        handed = _handed()
+        sockets = _bind(config, handed, closing)
         root, places, workspace, reserved = await in_thread(_ground, config)
         background = Background(group)
-        house = House(config, root, root.users, places, workspace, reserved, metrics, background, closing, open_files)
+        ground = (config, root, root.users, places, workspace, reserved, metrics, background, closing)
+        house = House(*ground, FdStore(manager, handed), open_files)
         closing.push_async_callback(background.finish)
-        rooms = await open_rooms(house)
-        own, dialects = _served(rooms, house)
-        found = await in_thread(features, reserved)
-        house.capabilities |= {**found, "durability": house.capabilities.get("durability", config.uploads.durability)}
         tokens = None if config.insecure else await in_thread(_tokens, house)
-        reload = [] if tokens is None else [tokens.reload]
-        entrypoint = None
-        if command:
-            entrypoint = await start_entrypoint(house, rooms, command, ended.asked.set)
-            reload.append(partial(entrypoint.send, signal.SIGHUP))
-        _on_hangup(*reload)
+        _on_hangup(*([tokens.reload] if tokens else []))
+        brake = Brake(config.limits.unauthenticated_per_second, time.monotonic)
+        pool = Access(lambda: tokens.valid if tokens else None, brake)
+        claim = Claim(reserved, pool, lambda init: _places(init.within(config), root))
+        if config.await_init:
+            await claim.recover()
         server = Server(
-            [own, *dialects],
-            access=Access(
-                lambda: tokens.valid if tokens else None,
-                Brake(config.limits.unauthenticated_per_second, time.monotonic),
-            ),
+            access=Access(lambda: claim.token or (tokens.valid if tokens else None), brake),
             writable=lambda: directory_writable(workspace),
             metrics=metrics,
             limits=_server_limits(config),
             origins=_origins(config),
             receivers=config.uploads.parts_at_once,
         )
-        addresses = [listen.url(one) for one in sockets]
-        await server.start(sockets)
-        _watch(background, manager)
-        _say("".join(f"agentd ready on {address}\n" for address in addresses))
-        notify("READY=1", manager)
+        ready = partial(_ready, server, sockets, background, manager)
+        rooms = entrypoint = None
+        if config.await_init and claim.init is None:
+            server.take([_pages(house, [], claim)], waiting=True)
+            await ready()
+            await _first_of(group, claim.given, ended.asked)
+        if not ended.asked.is_set():
+            waited = server.serving
+            await in_thread(_settle, house, claim.init)
+            rooms = await open_rooms(house)
+            house.capabilities |= await in_thread(_found, house)
+            if command:
+                entrypoint = await start_entrypoint(house, rooms, command, ended.asked.set)
+                _on_hangup(*([tokens.reload] if tokens else []), partial(entrypoint.send, signal.SIGHUP))
+            server.take(_served(rooms, house, claim))
+            if not waited:
+                await ready()
+            claim.served.set()
         await ended.asked.wait()
+        if ended.signal == LEAVING:
+            house.config = msgspec.structs.replace(house.config, keep_processes=True)
         _log.info("draining", extra=fields(seconds=config.drain_timeout))
-        notify("STOPPING=1", manager)
-        rooms.processes.hang_up()
+        notify("STOPPING=1\nSTATUS=draining", manager)
+        if rooms is not None:
+            rooms.processes.hang_up()
+            rooms.handles.hang_up()
         async with asyncio.TaskGroup() as draining:
             if entrypoint is not None:
                 entrypoint.send(ended.signal)
@@ -198,19 +150,53 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
     return entrypoint.status if entrypoint is not None and config.end_with_command else 0
 
 
-def _served(rooms: Rooms, house: House) -> tuple[Dialect, list[Dialect]]:
+async def _ready(server: Server, sockets: Sequence[socket.socket], background: Background, manager: str | None) -> None:
+    addresses = [listen.url(one) for one in sockets]
+    await server.start(sockets)
+    _watch(background, manager)
+    _say("".join(f"agentd ready on {address}\n" for address in addresses))
+    notify(f"READY=1\nSTATUS=serving on {' '.join(addresses)}", manager)
+
+
+async def _first_of(group: asyncio.TaskGroup, *events: asyncio.Event) -> None:
+    waits = [group.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def _settle(house: House, init: Init | None) -> None:
+    """The house is one sandbox's from here on. Blocks."""
+    if init is not None:
+        house.config = init.within(house.config)
+        house.variables = init.environment
+        house.places = _places(house.config, house.root)
+
+
+def _found(house: House) -> dict[str, object]:
+    durability = house.capabilities.get("durability", house.config.uploads.durability)
+    return {**features(house.reserved), "other_users": acts_as_others(), "durability": durability}
+
+
+def _pages(house: House, dialects: list[Dialect], claim: Claim) -> Dialect:
+    """The daemon's own."""
+    more = (claim.endpoint(),) if house.config.await_init else ()
+    return about(dialects, house.metrics, house.capabilities, console=house.config.console, more=more)
+
+
+def _served(rooms: Rooms, house: House, claim: Claim) -> list[Dialect]:
     """The daemon's own pages, and the dialects that are wanted."""
     config, dialects = house.config, list[Dialect]()
-    own = about(dialects, house.metrics, house.capabilities)
+    own = _pages(house, dialects, claim)
     try:
-        wanted = chosen([make(rooms, config) for make in DIALECTS], config.dialects)
+        wanted = chosen(dialects_of(rooms, config), config.dialects)
     except ValueError as error:
         raise ConfigError("dialects", str(error)) from None
     try:
         dialects += with_root(wanted, own, config.dialect_at_root)
     except ValueError as error:
         raise ConfigError("dialect_at_root", str(error)) from None
-    return own, dialects
+    return [own, *dialects]
 
 
 def run(config: Config, command: Sequence[str] = ()) -> int:
@@ -234,13 +220,13 @@ def _first(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
 
 
 class _Ended:
-    """asked: set by the first SIGTERM or SIGINT, which is ``signal``, or by somebody else; a second signal ends the
-    process."""
+    """asked: set by the first SIGTERM, SIGINT or `LEAVING`, which is ``signal``, or by somebody else; a second signal
+    ends the process."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, LEAVING):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
@@ -261,16 +247,24 @@ def _on_hangup(*jobs: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
 
-def _bind(config: Config, closing: AsyncExitStack) -> list[socket.socket]:
-    sockets = []
+def _handed() -> list[Handed]:
+    try:
+        return take_handed(os.environ)
+    except (ValueError, OSError) as error:
+        raise ConfigError("LISTEN_FDS", str(error)) from None
+
+
+def _bind(config: Config, handed: Sequence[Handed], closing: AsyncExitStack) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
     for address in config.listen:
         try:
-            bound = listen.bind(address)
+            bound = listen.bind(address, handed)
         except (ValueError, OSError) as error:
             raise ConfigError("listen", f"{address}: {getattr(error, 'strerror', None) or error}") from None
         closing.callback(listen.remove, address)
-        sockets.append(bound)
-        if config.insecure and not listen.is_local(bound):
+        sockets += bound
+        handed = [one for one in handed if one.fd not in [taken.fileno() for taken in bound]]
+        if config.insecure and not all(map(listen.is_local, bound)):
             raise ConfigError("insecure", f"{address} can be reached from other machines; there a token is needed")
     return sockets
 
@@ -281,20 +275,30 @@ def _ground(config: Config) -> tuple[Root, Places, int, int]:
         root = Root(config.root, f"{config.workspace.rstrip('/')}/{RESERVED}")
     except (AgentError, OSError) as error:
         raise ConfigError("root", f"{config.root}: {_reason(error)}") from None
-    users = root.users
+    places = _places(config, root)
+    if not acts_as_others():
+        _log.info("everything is done as user %s: %s", places.owner.name, ONE_USER)
     try:
-        owner = users.find(config.default_user) if config.default_user else users.of(os.geteuid())
-    except AgentError as error:
-        raise ConfigError("default_user", error.detail) from None
-    try:
-        workspace = open_workspace(root, config.workspace, owner)
+        workspace = open_workspace(root, config.workspace, places.owner)
         reserved = open_reserved(workspace)
     except (AgentError, OSError) as error:
         what = f"{config.workspace} cannot be used: {_reason(error)}; name another sandbox directory with --root DIR"
         raise ConfigError("root", what) from None
     root.reserve(reserved)
+    return root, places, workspace, reserved
+
+
+def _places(config: Config, root: Root) -> Places:
+    """Blocks."""
+    users = root.users
+    try:
+        owner = users.find(config.default_user) if config.default_user else users.of(os.geteuid())
+    except AgentError as error:
+        raise ConfigError("default_user", error.detail) from None
+    if owner.uid != os.geteuid() and not acts_as_others():
+        raise ConfigError("default_user", f"the daemon cannot be {owner.name}: start it as that user, or as root")
     strict = config.user_access == "kernel"
-    return root, Places(users, owner, workspace=config.workspace, cwd=config.cwd, strict=strict), workspace, reserved
+    return Places(users, owner, workspace=config.workspace, cwd=config.cwd, strict=strict)
 
 
 def _reason(error: AgentError | OSError) -> str:

@@ -18,7 +18,8 @@ AgentError
 ├── MethodNotAllowed        the path exists, the method does not
 ├── NotADirectory, IsADirectory, TooManyLinks
 ├── Conflict                the thing is in another state
-│   └── KeyReused           an idempotency key came back with another request
+│   ├── KeyReused           an idempotency key came back with another request
+│   └── MachineNotReady, SandboxNotReady    it was stopped
 ├── PreconditionFailed      the request's own condition does not hold
 ├── RangeNotSatisfiable     none of the bytes asked for are there
 ├── RequestTooLarge         a body that is longer than it may be
@@ -160,6 +161,14 @@ class Conflict(AgentError):
 
 class KeyReused(Conflict):
     code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
+
+
+class MachineNotReady(Conflict):
+    code, title = "machine_not_ready", "Machine is stopped"
+
+
+class SandboxNotReady(Conflict):
+    code, title = "sandbox_not_ready", "Sandbox is stopped"
 
 
 class PreconditionFailed(AgentError):

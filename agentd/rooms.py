@@ -2,9 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -24,16 +23,22 @@ from agentd.files.watch import Watches
 from agentd.files.writing import Writing
 from agentd.linux.cgroups import Cgroups, open_cgroups
 from agentd.linux.identity import Users
+from agentd.linux.launcher import launcher
 from agentd.linux.meter import Meter
+from agentd.linux.notify import FdStore
+from agentd.linux.oserrors import os_errors
 from agentd.linux.places import Places
 from agentd.linux.reserved import inode
 from agentd.linux.root import Root
 from agentd.linux.spawn import Limits, Settings
 from agentd.linux.threads import in_thread
+from agentd.linux.workspace import open_workspace
 from agentd.processes.contexts import ContextLimits, Contexts
 from agentd.processes.entrypoint import Entrypoint
 from agentd.processes.git import Git
+from agentd.processes.handles import Handle, HandleLimits, Handles
 from agentd.processes.pty import TerminalLimits, Terminals
+from agentd.processes.quarters import Quarters
 from agentd.processes.reaper import Reaper
 from agentd.processes.registry import Processes
 from agentd.processes.session import SessionLimits
@@ -50,13 +55,12 @@ from agentd.uploads.terms import UploadLimits
 _log = logging.getLogger("agentd")
 
 
-@dataclass(slots=True)
-class House:
+class House(msgspec.Struct):
     """What rooms are built from.
 
     workspace, reserved: directory fds, open for the daemon's life. closing: what is pushed here is closed after the
     last request, last pushed first. open_files: the soft limit that the daemon was started with. capabilities: more
-    for ``/v1/capabilities``.
+    for ``/v1/capabilities``. variables: of every process, above those of the environment file.
     """
 
     config: Config
@@ -68,12 +72,13 @@ class House:
     metrics: Metrics
     background: Background
     closing: AsyncExitStack
+    store: FdStore
     open_files: int = 1024
-    capabilities: dict[str, object] = field(default_factory=dict)
+    capabilities: dict[str, object] = msgspec.field(default_factory=dict)
+    variables: Mapping[str, str] = {}
 
 
-@dataclass(slots=True)
-class Rooms:
+class Rooms(msgspec.Struct):
     """Those who own the state. places: what a path and a user of a call mean."""
 
     places: Places
@@ -94,6 +99,7 @@ class Rooms:
     meter: Meter
     terminals: Terminals
     sessions: Sessions
+    handles: Handles
 
 
 async def open_rooms(house: House) -> Rooms:
@@ -111,10 +117,13 @@ async def open_rooms(house: House) -> Rooms:
     archives, measuring = Archives(house.root, house.users), Measuring(house.root)
     processes = await _processes(house)
     terminals, sessions = _shells(house, processes)
-    contexts = Contexts(processes, ContextLimits(), house.background.spawn)
+    await terminals.recover()
+    context_limits = ContextLimits(**msgspec.structs.asdict(house.config.contexts))
+    contexts = Contexts(processes, context_limits, house.background.spawn)
     house.closing.push_async_callback(contexts.close)
     git = Git(processes, house.places, house.root, house.background.spawn)
     meter = await in_thread(Meter, house.workspace)
+    handles = await _handles(house, processes)
     return Rooms(
         house.places,
         uploads,
@@ -134,6 +143,7 @@ async def open_rooms(house: House) -> Rooms:
         meter,
         terminals,
         sessions,
+        handles,
     )
 
 
@@ -182,10 +192,17 @@ async def _processes(house: House) -> Processes:
         raise ConfigError("processes.environment_file", f"{config.environment_file}: {what}") from None
     cgroups = await _cgroups(house) if config.cgroup == "auto" else None
     house.capabilities["cgroup"] = cgroups is not None
+    house.capabilities["launcher"] = (await in_thread(launcher)).is_native
     processes = Processes(
         *(house.root, house.places, limits),
         Settings(house.open_files, config.nice, config.oom_score_adj, cgroups),
-        Surroundings(house.config.cwd or house.config.workspace, config.shell, config.path, config.lang, variables),
+        Surroundings(
+            house.config.cwd or house.config.workspace,
+            config.shell,
+            config.path,
+            config.lang,
+            {**variables, **house.variables},
+        ),
         most=Limits(
             cpu_seconds=config.cpu_seconds,
             memory_bytes=config.memory_bytes,
@@ -194,11 +211,13 @@ async def _processes(house: House) -> Processes:
         ),
         directory=house.reserved,
         spawn=house.background.spawn,
+        store=house.store,
     )
     reaper = Reaper()
     house.closing.callback(reaper.stop)
     reaper.start()
-    house.closing.push_async_callback(processes.close, keep=house.config.keep_processes)
+    house.closing.push_async_callback(lambda: processes.close(keep=house.config.keep_processes))
+    await processes.recover(keep=house.config.keep_processes)
     house.metrics.gauge("agentd_processes_running", "Processes that run", lambda: processes.running)
     house.metrics.gauge("agentd_orphans_reaped", "Orphans that were reaped", lambda: reaper.reaped)
     return processes
@@ -217,14 +236,46 @@ async def _cgroups(house: House) -> Cgroups | None:
 
 def _shells(house: House, processes: Processes) -> tuple[Terminals, Sessions]:
     terminal_limits = TerminalLimits(**msgspec.structs.asdict(house.config.terminals))
-    terminals = Terminals(processes, house.places, terminal_limits, house.background.spawn)
-    house.closing.push_async_callback(terminals.close)
+    terminals = Terminals(processes, house.places, terminal_limits, house.background.spawn, house.store)
+    house.closing.push_async_callback(lambda: terminals.close(keep=house.config.keep_processes))
     session_limits = SessionLimits(**msgspec.structs.asdict(house.config.sessions))
     sessions = Sessions(processes, house.places, session_limits, house.background.spawn)
     house.closing.push_async_callback(sessions.close)
     house.metrics.gauge("agentd_terminals_open", "Open terminals", lambda: len(terminals.list()))
     house.metrics.gauge("agentd_sessions_open", "Open shell sessions", lambda: sessions.open_count)
     return terminals, sessions
+
+
+async def _handles(house: House, processes: Processes) -> Handles:
+    """Stand-alone they are opened; else there are none."""
+    config, spawn = house.config, house.background.spawn
+
+    def places_of(handle: Handle) -> Places:
+        owner = house.places.find("/", handle.user).owner
+        if handle.cwd is not None:
+            with os_errors("make", handle.cwd):
+                os.close(open_workspace(house.root, handle.cwd, owner))
+        return house.places.elsewhere(handle.cwd, owner)
+
+    async def furnish(handle: Handle) -> Quarters:
+        places = await in_thread(places_of, handle)
+        own = processes.beside(places, handle.cwd, handle.first)
+        own.change_variables(handle.env, ())
+        return Quarters(
+            places=places,
+            processes=own,
+            contexts=Contexts(own, ContextLimits(**msgspec.structs.asdict(config.contexts)), spawn),
+            git=Git(own, places, house.root, spawn),
+            terminals=Terminals(own, places, TerminalLimits(**msgspec.structs.asdict(config.terminals)), spawn),
+            sessions=Sessions(own, places, SessionLimits(**msgspec.structs.asdict(config.sessions)), spawn),
+        )
+
+    handles = Handles(furnish, house.reserved, HandleLimits(**msgspec.structs.asdict(config.handles)), spawn)
+    if config.standalone:
+        await handles.open(keep=config.keep_processes)
+        house.closing.push_async_callback(lambda: handles.close(keep=house.config.keep_processes))
+        house.metrics.gauge("agentd_handles", "Machines and sandboxes of stand-alone mode", lambda: len(handles.list()))
+    return handles
 
 
 async def start_entrypoint(house: House, rooms: Rooms, argv: Sequence[str], ended: Callable[[], None]) -> Entrypoint:

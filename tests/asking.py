@@ -238,6 +238,7 @@ ASKS: dict[Key, Ask] = {
     ("files.head", "path"): query("HEAD", "/file"),
     ("files.put", "path"): query("PUT", "/file", b"new"),
     ("files.post", "path"): query("POST", "/file", b"new"),
+    ("files.post", "form"): form("/file", ("file", b"new")),
     ("files.mkdir", "path"): post("/files/mkdir"),
     ("files.permissions", "path"): post("/files/permissions", permissions="0777"),
     ("files.owner", "path"): post("/files/owner", owner="40001"),
@@ -252,6 +253,7 @@ ASKS: dict[Key, Ask] = {
     ("files.copy", "target"): post("/files/copy", "target", follows=False, source="/workspace/given/one"),
     ("files.replace", "files"): Ask(_replace),
     ("transfers.ManifestFile", "path"): Ask(_batch, refused=_is_left_out),
+    ("files.batch_write", "form"): Ask(_batch, refused=_is_left_out),
     ("files.download_url", "path"): _signed("download-url", "GET"),
     ("files.upload_url", "path"): _signed("upload-url", "PUT", b"new"),
     ("files.list", "path"): query("GET", "/files", depth=9),
@@ -290,7 +292,6 @@ VARIANTS: dict[str, Ask] = {
     "files.owner link": post("/files/owner", follows=False, follow=False, owner="40001"),
     "files.move tree": post("/files/move", "target", follows=False, source="/workspace/given/tree", conflict="replace"),
     "files.copy tree": post("/files/copy", "target", follows=False, source="/workspace/given/tree", conflict="merge"),
-    "files.post form": form("/file", ("file", b"new")),
     "archive.read zip": query("GET", "/archive", format="zip", skip_unreadable="true"),
 }
 
@@ -301,9 +302,13 @@ user owner group upload_id session_id command_id context_id run_id id pid cursor
 content pattern replacement ignore permissions metadata whole_checksum_sha256 command args envs tags tag stdin
 stdin_base64 data data_base64 signal code language url branch name ref remote message author_name author_email
 username password private_key passphrase mode newValue dialect sessionId argv set unset unsetValuePrefix port commit_id
-author email
+author email token default_user environment template snapshot_id snapshot state states next_token fields network desktop
+volumes labels env secrets
+networkAllowList domainAllowList outboundProxyUrl linkedSandbox sandbox contextId
 """
 NO_PATHS = frozenset(_NO_PATHS.split())
+# What is the operator's to say, and the name of a page's own file.
+OTHERS = {("init", "cwd"), ("console.file", "file")}
 # Structs that are told and never asked, and are no row's result because they come in a stream or a frame.
 TOLD = frozenset(
     (
@@ -311,6 +316,7 @@ TOLD = frozenset(
         *("nullspace.terminals.Failed", "nullspace.commands.Written", "nullspace.commands.Exit"),
         *("nullspace.listing.Entry", "nullspace.listing.ListedInfo", "nullspace.listing.Unread"),
         *("nullspace.listing.EntryPage", "daytona.transfers.PartlyTaken"),
+        "nullspace.machines.MachineParts",
         *("daytona.sessions.Begun", "daytona.terminals.Control"),
     )
 )
@@ -318,7 +324,7 @@ TOLD = frozenset(
 
 def undecided(dialect: Dialect, table: Table) -> set[Key]:
     """Texts that its clients send, of which the table does not say whether they are paths."""
-    return {key for key in _texts(dialect) if key not in table and key[1] not in NO_PATHS}
+    return {key for key in _texts(dialect) if key not in table and key[1] not in NO_PATHS and key not in OTHERS}
 
 
 def stale(dialect: Dialect, table: Table) -> set[Key]:
@@ -327,11 +333,11 @@ def stale(dialect: Dialect, table: Table) -> set[Key]:
 
 
 def _texts(dialect: Dialect) -> Iterator[Key]:
-    """(row or Struct, field) of every text that a client may send."""
-    told: set[type] = set()
+    """(row or Struct, field) of every text that a client may send. A form's fields are the form's, as one."""
+    told: set[type] = _structs(dialect.failure)
     asked: set[type] = set()
     for row in dialect.endpoints:
-        told |= _structs(row.result)
+        told |= _structs(row.result) | _structs(row.form)
         if MULTIPART in row.takes and row.body is None:
             yield row.name, "form"
         for struct_ in (row.params, row.body):

@@ -5,12 +5,13 @@ from urllib.parse import quote, urlsplit
 from tests.asking import Ask, Caller, Key, More, post, query
 from tests.conftest import Answer
 from tests.filing import FORM
+from tests.uploading import IDENT
 
 # By the dialect's name.
 PREFIXES = {
-    "duvo": "/duvo/v1/sandboxes/sb",
-    "blackbox": "/blackbox/api/v1/tasks/run",
-    "conway": "/conway/v1/sandboxes/abc",
+    "duvo": f"/duvo/v1/sandboxes/{IDENT}",
+    "blackbox": f"/blackbox/api/v1/tasks/{IDENT}",
+    "conway": f"/conway/v1/sandboxes/{IDENT}",
 }
 
 

@@ -4,17 +4,20 @@
 with ``--check`` it changes nothing, prints what differs and ends with 1.
 """
 
-import dataclasses
 import difflib
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from agentd import config, daemon, errors
+from agentd import config, errors
+from agentd.apis import dialects_of
+from agentd.claim import Claim
 from agentd.http.about import about
-from agentd.http.endpoint import Dialect
+from agentd.http.access import Access, Brake
+from agentd.http.endpoint import Dialect, Endpoint
 from agentd.rooms import Rooms
 from agentd.telemetry import Metrics
 
@@ -43,10 +46,11 @@ def errors_table() -> str:
 
 
 def dialects() -> list[Dialect]:
-    """Every API with its rows, which are the same with or without rooms behind them."""
-    nobody: Any = dict.fromkeys(field.name for field in dataclasses.fields(Rooms))
-    found = [make(Rooms(**nobody), config.Config()) for make in daemon.DIALECTS]
-    return [*found, about(found, Metrics(), {})]
+    """Every API with its rows, those of stand-alone mode too, which are the same with or without rooms behind them."""
+    nobody: Any = dict.fromkeys(Rooms.__struct_fields__)
+    found = dialects_of(Rooms(**nobody), config.Config(standalone=True))
+    claim = Claim(-1, Access(lambda: None, Brake(1, time.monotonic)), lambda _: None)
+    return [*found, about(found, Metrics(), {}, more=(claim.endpoint(),))]
 
 
 def endpoints_table() -> str:
@@ -54,13 +58,25 @@ def endpoints_table() -> str:
 
 
 def dialect_table(dialect: Dialect) -> str:
-    rows = (
-        (row.method, f"`{row.path}`", row.summary, ", ".join(dict.fromkeys(map(word, row.errors))))
-        for row in dialect.endpoints
+    own = [row for row in dialect.endpoints if not row.mounts]
+    alone = [row for row in dialect.endpoints if row.mounts]
+    text = f"**{dialect.name}**{_below(dialect.mounts)}\n\n" + rows_table(own)
+    if alone:
+        text += f"\n**{dialect.name}**, with `--standalone`{_below(alone[0].mounts)}\n\n" + rows_table(alone)
+    return text
+
+
+def rows_table(rows: Iterable[Endpoint]) -> str:
+    cells = (
+        (row.method, f"`{row.path}`" if row.path else "", row.summary, ", ".join(dict.fromkeys(map(word, row.errors))))
+        for row in rows
     )
-    mounts = " and ".join(f"`{mount}`" for mount in dialect.mounts if mount)
-    below = f", below {mounts}" if mounts else ""
-    return f"**{dialect.name}**{below}\n\n" + table(("method", "path", "what", "errors of its own"), rows)
+    return table(("method", "path", "what", "errors of its own"), cells)
+
+
+def _below(mounts: Iterable[str]) -> str:
+    named = " and ".join(f"`{mount}`" for mount in mounts if mount)
+    return f", below {named}" if named else ""
 
 
 def configuration_table() -> str:

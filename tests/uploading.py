@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.conftest import Answer, Daemon
 
-MACHINE = "/v1/machines/m-1"
+IDENT = "m-1"
+MACHINE = f"/v1/machines/{IDENT}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

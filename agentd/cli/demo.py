@@ -12,11 +12,11 @@ import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from agentd.cli import connection, progress
+from agentd.cli import connection, progress, showing
 from agentd.cli.connection import CommandFailed
 from agentd.cli.progress import say, size
 from agentd.client import Client, Session, Source, Unreachable, open_source
@@ -27,22 +27,33 @@ TARGET = "/workspace/demo.bin"
 START_SECONDS = 20.0
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="agentd demo",
         description="Starts a daemon of its own on a temporary root, kills it half way through an upload, resumes.",
     )
-    parser.add_argument("--size", type=connection.positive, default=256, metavar="MIB", help="default: 256")
-    parser.add_argument("--keep", action="store_true", help="leave the temporary directory behind")
-    args = parser.parse_args(arguments)
+    made.add_argument("--size", type=connection.positive, default=256, metavar="MIB", help="default: 256")
+    made.add_argument("--keep", action="store_true", help="leave the temporary directory behind")
+    connection.add_json(made, "what came of it, and no story")
+    return made
 
-    return connection.carry_out("demo", lambda: _in_scratch(args.size * MIB, keep=args.keep))
+
+def main(arguments: Sequence[str]) -> int:
+    args = parser().parse_args(arguments)
+
+    def work() -> None:
+        with progress.silent() if args.json else nullcontext():
+            outcome = _in_scratch(args.size * MIB, keep=args.keep)
+        if args.json:
+            showing.put_json(outcome)
+
+    return connection.carry_out("demo", work)
 
 
-def _in_scratch(length: int, *, keep: bool) -> None:
+def _in_scratch(length: int, *, keep: bool) -> dict[str, object]:
     scratch = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
     try:
-        asyncio.run(_tell(scratch, length))
+        return asyncio.run(_tell(scratch, length))
     finally:
         if keep:
             say(f"   Everything is kept in {scratch}.")
@@ -125,7 +136,7 @@ class _Witness(progress.UploadProgress):
         super().accepted(number, session)
 
 
-async def _tell(scratch: Path, length: int) -> None:
+async def _tell(scratch: Path, length: int) -> dict[str, object]:
     daemon = _Daemon(scratch, length // PARTS)
     try:
         say(("agentd demo: an upload that survives the death of the daemon", "bold"))
@@ -143,7 +154,10 @@ async def _tell(scratch: Path, length: int) -> None:
             _step(4, "The daemon starts again on the same root and reads its journal.")
             second, second_seconds = await _resumed(await _started(daemon), source, first)
         _judge(daemon.root, digest, first, second)
-        say(f"   {size(length / (first_seconds + second_seconds))}/s, with every part and the whole file hashed.")
+        seconds = first_seconds + second_seconds
+        say(f"   {size(length / seconds)}/s, with every part and the whole file hashed.")
+        sent = {"acknowledged_before": len(first.acknowledged), "sent_after": len(second.sent), "sent_twice": 0}
+        return {"bytes": length, "sha256": digest, "parts": PARTS, **sent, "seconds": round(seconds, 3)}
     finally:
         daemon.kill()
         await daemon.gone()

@@ -11,40 +11,43 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
-from agentd.cli import connection, progress
+from agentd.cli import connection, progress, showing
 from agentd.client import Client
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="agentd get", description="Downloads a file of the sandbox.")
-    parser.add_argument("path", metavar="PATH", help="the file in the sandbox")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="agentd get", description="Downloads a file of the sandbox.")
+    made.add_argument("path", metavar="PATH", help="the file in the sandbox")
+    made.add_argument(
         "file", metavar="FILE", nargs="?", help="where to, - for standard output (default: its name, here)"
     )
-    connection.add_options(parser)
-    args = parser.parse_args(arguments)
+    connection.add_json(made)
+    connection.add_options(made)
+    return made
 
+
+def main(arguments: Sequence[str]) -> int:
+    args = parser().parse_args(arguments)
     return connection.carry_out("get", lambda: _get(args))
 
 
 def _get(args: argparse.Namespace) -> None:
     client = connection.connect(args)
     if args.file == "-":
-        try:
-            asyncio.run(_fetch(client, args, sys.stdout.buffer.write))
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # What is still buffered must not fail once more when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+        if args.json:
+            raise connection.UsageError("standard output is the file's or the object's: name a FILE with --json")
+        asyncio.run(_fetch(client, args, sys.stdout.buffer.write))
         return
-    with _replacing(_destination(args.path, args.file)) as out:
+    file = _destination(args.path, args.file)
+    with _replacing(file) as out:
 
         def restart() -> None:
             out.seek(0)
             out.truncate()
 
-        asyncio.run(_fetch(client, args, out.write, restart))
+        length = asyncio.run(_fetch(client, args, out.write, restart))
+    if args.json:
+        showing.put_json({"path": args.path, "file": file, "bytes": length})
 
 
 async def _fetch(
@@ -52,7 +55,7 @@ async def _fetch(
     args: argparse.Namespace,
     write: Callable[[bytes], object],
     restart: Callable[[], None] | None = None,
-) -> None:
+) -> int:
     """restart: makes what was written unwritten; None where that is not possible."""
     received = 0
     moved: progress.Moved
@@ -71,7 +74,7 @@ async def _fetch(
 
     with ExitStack() as display:
         async with client:
-            await client.download(args.path, keep, user=args.user, begins=begins, restart=restart)
+            return await client.download(args.path, keep, user=args.user, begins=begins, restart=restart)
 
 
 def _destination(path: str, file: str | None) -> str:

@@ -116,8 +116,24 @@ def size(count: float) -> str:
     return f"{count / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
+_silent = False
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """For its extent `say` says nothing."""
+    global _silent
+    _silent = True
+    try:
+        yield
+    finally:
+        _silent = False
+
+
 def say(*pieces: str | tuple[str, str]) -> None:
     """A line on stdout, of texts and (text, style) pairs; in colour where rich is there and a person looks."""
+    if _silent:
+        return
     try:
         from rich.console import Console
         from rich.text import Text

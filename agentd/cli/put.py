@@ -6,24 +6,29 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from agentd.cli import connection, progress
+from agentd.cli import connection, progress, showing
 from agentd.client import ApiError, SourceChanged, Uploaded, open_source
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="agentd put",
         description="Uploads in concurrent parts. When it breaks off it prints the command line that goes on.",
     )
-    parser.add_argument("source", metavar="FILE", help="a file, a directory, or - for standard input")
-    parser.add_argument("target", metavar="TARGET", help="where it goes in the sandbox")
-    parser.add_argument("--resume", metavar="UPLOAD_ID", help="go on with this upload")
-    parser.add_argument("--conflict", choices=("merge", "replace", "error"), default="merge", help="if TARGET exists")
-    parser.add_argument(
+    made.add_argument("source", metavar="FILE", help="a file, a directory, or - for standard input")
+    made.add_argument("target", metavar="TARGET", help="where it goes in the sandbox")
+    made.add_argument("--resume", metavar="UPLOAD_ID", help="go on with this upload")
+    made.add_argument("--conflict", choices=("merge", "replace", "error"), default="merge", help="if TARGET exists")
+    made.add_argument(
         "--concurrency", type=connection.positive, metavar="N", help="parts in flight (default: what the daemon allows)"
     )
-    connection.add_options(parser)
-    args = parser.parse_args(arguments)
+    connection.add_json(made)
+    connection.add_options(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    args = parser().parse_args(arguments)
     watch = progress.UploadProgress()
 
     def failed(error: Exception | None) -> None:
@@ -54,11 +59,16 @@ def _put(args: argparse.Namespace, watch: progress.UploadProgress) -> None:
 
         with watch.shown(source.name, source.size):
             done = asyncio.run(upload())
-    print(f"{done.session.target_path}: {done.session.content_length} bytes, sha256 {done.sha256}")
+    session = done.session
+    if args.json:
+        told = {"path": session.target_path, "bytes": session.content_length, "sha256": done.sha256}
+        showing.put_json({"upload_id": session.upload_id, **told})
+    else:
+        showing.put_out(f"{session.target_path}: {session.content_length} bytes, sha256 {done.sha256}")
 
 
 def _again(args: argparse.Namespace, upload_id: str) -> str:
-    options = ["--resume", upload_id, *connection.given(args)]
+    options = ["--resume", upload_id, *connection.given(args), *(["--json"] if args.json else [])]
     if args.concurrency:
         options += ["--concurrency", str(args.concurrency)]
     return shlex.join(["agentd", "put", *options, "--", args.source, args.target])

@@ -1,8 +1,10 @@
 """One method per request of the native API, with the patience a network needs."""
 
 import asyncio
+import json
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -17,7 +19,9 @@ from agentd.linux.threads import in_thread
 DEFAULT_URL = "http://127.0.0.1:8811"
 REPEATED_STATUS = (408, 429, 503)
 ANSWER_SECONDS = 300.0
+SILENT_SECONDS = 60.0  # of a stream in which something comes at least every 15 s
 LONGEST_PAUSE = 60.0
+FIRST_RETRIES = 2  # where nothing has answered yet: the address may well be wrong
 
 T = TypeVar("T")
 
@@ -55,6 +59,10 @@ class ApiError(Exception):
 
 class Unreachable(ConnectionError):
     """No answer, or a connection that broke each time it was tried."""
+
+
+class Broken(ConnectionError):
+    """A stream that ended before its last word; what follows is to be had on another connection."""
 
 
 class FileChanged(Exception):
@@ -124,9 +132,11 @@ class Calls:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"{url!r} is neither http://HOST:PORT nor unix:PATH")
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         self._mount = origin if parts.path else f"{origin}/v1"
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._retries = retries
+        self._answered = False
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -228,6 +238,7 @@ class Calls:
         async def attempt(_again: bool) -> aiohttp.ClientResponse:
             goes_on = {"Range": f"bytes={received}-", "If-Range": tag} if received and tag else {}
             response = await self._http.get(f"{self._mount}/file", params=query, headers=goes_on, allow_redirects=False)
+            self._answered = True
             if response.status != 200 and not (goes_on and response.status == 206):
                 async with response:
                     raise _refusal(response, await response.read())
@@ -260,9 +271,11 @@ class Calls:
     async def _call(self, method: str, path: str, **request: Any) -> bytes:
         return await self._repeat(lambda _again: self._once(method, path, **request))
 
-    async def _once(self, method: str, path: str, **request: Any) -> bytes:
-        url = f"{self._mount}{path}"
+    async def _once(self, method: str, path: str, *, base: str | None = None, **request: Any) -> bytes:
+        """base: what ``path`` is below; None for the mount."""
+        url = f"{base or self._mount}{path}"
         async with self._http.request(method, url, allow_redirects=False, **request) as response:
+            self._answered = True
             raw = await response.read()
             if response.status >= 300:
                 raise _refusal(response, raw)
@@ -276,17 +289,58 @@ class Calls:
         while True:
             try:
                 return await attempt(tried > 0)
-            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-                if tried == self._retries:
-                    raise Unreachable(f"{self._where} does not answer: {_said(error)}") from error
-                fault: Exception = error
-            except ApiError as error:
-                if error.status not in REPEATED_STATUS or tried == self._retries:
-                    raise
-                fault = error
-            failed(fault)
-            await asyncio.sleep(_pause(tried, getattr(fault, "retry_after", None) or 0.0))
+            except (aiohttp.ClientError, ConnectionError, TimeoutError, ApiError) as error:
+                pause = self._pause_after(error, tried)
+                failed(error)
+            await asyncio.sleep(pause)
             tried += 1
+
+    async def _unbroken(self, stream: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        """What ``stream()`` yields until it returns; called anew where its connection breaks, with the same patience,
+        which begins again with whatever comes."""
+        tried = 0
+        while True:
+            try:
+                async with aclosing(stream()) as items:
+                    async for item in items:
+                        tried = 0
+                        yield item
+                return
+            except (aiohttp.ClientError, ConnectionError, TimeoutError, ApiError) as error:
+                pause = self._pause_after(error, tried)
+            await asyncio.sleep(pause)
+            tried += 1
+
+    def _pause_after(self, error: Exception, tried: int) -> float:
+        """Seconds until the next attempt; raises what the caller is to know where there shall be none."""
+        if isinstance(error, Unreachable):
+            raise error
+        if isinstance(error, ApiError):
+            if error.status not in REPEATED_STATUS or tried >= self._retries:
+                raise error
+            return _pause(tried, error.retry_after or 0.0)
+        never = isinstance(error, aiohttp.ClientConnectorError) and not self._answered
+        if tried >= (min(self._retries, FIRST_RETRIES) if never else self._retries):
+            raise Unreachable(f"{self._where} does not answer: {_said(error)}") from error
+        return _pause(tried)
+
+    async def _lines(self, method: str, path: str, **request: Any) -> AsyncGenerator[bytes, None]:
+        """The lines of an answer in NDJSON as they come, but for empty ones. ApiError; any error of the connection."""
+        headers = {"Accept": "application/x-ndjson"} | request.pop("headers", {})
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENT_SECONDS)
+        url = f"{self._mount}{path}"
+        async with self._http.request(
+            method, url, allow_redirects=False, headers=headers, timeout=patience, **request
+        ) as response:
+            self._answered = True
+            if response.status >= 300:
+                raise _refusal(response, await response.read())
+            rest = b""
+            async for piece in response.content.iter_any():
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line.strip():
+                        yield line
 
 
 def _pause(tried: int, asked: float = 0.0) -> float:
@@ -307,9 +361,16 @@ def _check_goes_on(response: aiohttp.ClientResponse, received: int) -> None:
 
 
 def decoded(raw: bytes, shape: type[T]) -> T:
+    """ApiError where it is nothing of the kind. A byte of a name that is no UTF-8 comes as a lone surrogate (PEP 383),
+    which msgspec does not take."""
     try:
-        return msgspec.json.decode(raw, type=shape)
-    except msgspec.DecodeError as error:
+        try:
+            return msgspec.json.decode(raw, type=shape)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return msgspec.convert(json.loads(raw), shape)
+    except ValueError as error:
         raise ApiError(200, "invalid_response", f"the answer is not one of agentd's: {error}") from error
 
 

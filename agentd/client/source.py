@@ -12,8 +12,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import IO, BinaryIO, Protocol
+
+import msgspec
 
 PIECE = 1 << 20
 
@@ -26,8 +27,7 @@ class SourceChanged(Exception):
     """The source was written to while it was being uploaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Bytes to upload: an open file, read by offset only.
 
     kind, source_kind: words of the wire contract. sha256: lowercase hex when it is known beforehand, else None.

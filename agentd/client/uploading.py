@@ -5,10 +5,10 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from aiohttp.abc import AbstractStreamWriter
 
 from agentd.client.calls import ApiError, Calls, Session, Unreachable, decoded
@@ -22,8 +22,7 @@ class SourceDiffers(Exception):
     """The source is not the one this upload was opened for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uploaded:
+class Uploaded(msgspec.Struct, frozen=True):
     """A finished upload: the session as completed, and the SHA-256 (hex) of what it holds."""
 
     session: Session
@@ -77,9 +76,7 @@ class _Pieces(aiohttp.Payload):
             self._sent(done)
 
 
-class Client(Calls):
-    """The native API of one daemon, with uploads that survive faults."""
-
+class Uploading(Calls):
     async def upload(
         self,
         source: Source,

@@ -7,9 +7,10 @@ that never grows beyond ``capacity``.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from enum import Enum
+
+import msgspec
 
 
 class Stream(Enum):
@@ -17,8 +18,7 @@ class Stream(Enum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """Bytes of one stream that follow each other. start: in the log. offset: in the stream."""
 
     stream: Stream
@@ -27,16 +27,14 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """Bytes that are gone. start, length: in the log, or in the stream where a stream was asked for."""
 
     start: int
     length: int
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(msgspec.Struct):
     start: int
     offset: int
     length: int
@@ -47,6 +45,7 @@ class EventLog:
 
     def __init__(self, capacity: int, head: int, runs: int = 1 << 16) -> None:
         assert 0 <= head < capacity
+        self.capacity = capacity
         self.end = 0
         self.lengths = dict.fromkeys(Stream, 0)
         self._head = self._place_of_ring = head
@@ -55,6 +54,34 @@ class EventLog:
         self._most_runs = runs
         self._runs: dict[Stream, list[_Run]] = {stream: [] for stream in Stream}
         self._last: Stream | None = None
+
+    @classmethod
+    def resumed(
+        cls,
+        capacity: int,
+        head: int,
+        end: int,
+        runs: Sequence[tuple[Stream, int, int]],
+        kept: tuple[int, int] | None = None,
+    ) -> "EventLog":
+        """That of an earlier account, up to ``end``. runs: those that are known still: stream, start and offset. kept:
+        as it was told after the last `lose`; None where there was none."""
+        log = cls(capacity, head)
+        for (stream, start, offset), until in zip(runs, [*(start for _, start, _ in runs[1:]), end], strict=False):
+            log._runs[stream].append(_Run(start, offset, until - start))
+            log.lengths[stream] = offset + until - start
+            log._last = stream
+        log.end = end
+        log._head, log._floor = kept or (head, head)
+        if runs and runs[0][1] > 0:
+            log._head, log._floor = 0, max(runs[0][1], kept[1] if kept else 0)
+        log._floor = max(log._floor, end - log._ring)
+        return log
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Where the beginning ends that is kept for good, and where the newest begin."""
+        return self._head, self._floor
 
     @property
     def dropped(self) -> int:

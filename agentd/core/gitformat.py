@@ -5,7 +5,8 @@ Names are ``str`` with surrogateescape: git's are bytes.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agentd.errors import InvalidRequest
 
@@ -17,8 +18,7 @@ _REMOTE = re.compile(r"(?P<scheme>https?)://(?P<user>[^/@]*@)?(?P<host>[A-Za-z0-
 _SSH = re.compile(r"(ssh://|git\+ssh://|ssh\+git://|[^/:\s]+:(?!:|//))", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A path that differs. status: XY as in porcelain v2; ``??`` for one that git does not know. staged: the index
     differs from the commit; unstaged: the tree from the index, or it is in conflict. original: where it came from."""
 
@@ -29,18 +29,16 @@ class Change:
     original: str | None = None
 
 
-@dataclass(slots=True)
-class Status:
+class Status(msgspec.Struct):
     """branch: None where the head is detached. ahead, behind: of its upstream; None where it has none."""
 
     branch: str | None = None
     ahead: int | None = None
     behind: int | None = None
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """date: of the author, RFC 3339."""
 
     sha: str

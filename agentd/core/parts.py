@@ -5,9 +5,10 @@ empty upload has no parts (wire contract, section 1.5). Memory grows with the ac
 ``missing`` is answered in constant time.
 """
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
+
+import msgspec
 
 from agentd.errors import PartConflict, PartOutOfRange, PartSizeMismatch
 
@@ -38,12 +39,11 @@ def part_size_for(size: int, wanted: int, max_parts: int, unit: int = 1 << 20) -
     return -(-least // unit) * unit
 
 
-@dataclass(slots=True)
-class PartTable:
+class PartTable(msgspec.Struct):
     size: int
     part_size: int
     accepted_bytes: int = 0
-    accepted: dict[int, Digests] = field(default_factory=dict)
+    accepted: dict[int, Digests] = msgspec.field(default_factory=dict)
     _frontier: int = 0  # no part below it is missing
 
     @property

@@ -6,11 +6,12 @@ RFC has it.
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 _RANGE = re.compile(r"bytes=[ \t,]*(?:0*([0-9]+)-(?:0*([0-9]+))?|-0*([0-9]+))[ \t,]*(?![\s\S])", re.IGNORECASE)
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"')
+_TAG = re.compile(r'(W/)?"([^\x00-\x20\x22\x7f]*)"')
 _FAR = 10**18
 _DIGITS = 18
 
@@ -23,8 +24,7 @@ class Verdict(Enum):
     NOT_SATISFIABLE = 416
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What is to be sent: ``length`` bytes from ``first`` on, which is nothing unless the verdict is WHOLE or PART."""
 
     verdict: Verdict
@@ -32,8 +32,7 @@ class Answer:
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(msgspec.Struct, frozen=True):
     """What is known of the file now.
 
     size: bytes. tag: the strong entity tag without its quotes; "" for none. modified: of Last-Modified, Unix seconds.
@@ -46,8 +45,7 @@ class Version:
     dated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(msgspec.Struct, frozen=True):
     """The request's headers that decide. Dates are Unix seconds, None where absent or no date.
 
     span: the Range header; to be left out where the method is not GET. if_range: a date, or the header's text.

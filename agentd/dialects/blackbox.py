@@ -9,13 +9,12 @@ from msgspec import Meta, Struct
 from msgspec import field as named
 
 from agentd import errors
-from agentd.dialects.nullspace.files import place_of
+from agentd.dialects.failures import PATH_ERRORS, WRITE_ERRORS
 from agentd.dialects.plain import (
     JSON_LIMIT,
-    LIST_ERRORS,
     READ_ERRORS,
     READ_LIMIT,
-    STORE_ERRORS,
+    ErrorBody,
     admits,
     bytes_of,
     file_name,
@@ -23,7 +22,8 @@ from agentd.dialects.plain import (
     tells,
     text_of,
 )
-from agentd.errors import AgentError, InvalidRequest
+from agentd.dialects.values import place_of
+from agentd.errors import AgentError, InvalidRequest, SandboxNotFound
 from agentd.files.archive import Archive, Archives
 from agentd.files.changes import Changes
 from agentd.files.globs import Ignore
@@ -31,7 +31,7 @@ from agentd.files.listing import Found, Listing
 from agentd.files.operations import Entry, Files
 from agentd.files.traversal import WHOLE, batches
 from agentd.files.writing import BODY_LIMIT, Writing
-from agentd.http.endpoint import FORM, Call, Dialect, Endpoint, StreamResult
+from agentd.http.endpoint import FORM, Call, Dialect, Endpoint, FileField, StreamResult
 from agentd.linux.places import Place, Places
 from agentd.linux.threads import in_thread
 
@@ -59,6 +59,13 @@ class ArchiveParams(Struct):
     run_id: str
     path: Annotated[str, Meta(description="absent: the workspace")] = ""
     format: Literal["zip", "tar"] = "zip"
+
+
+class FilesForm(Struct):
+    """file: one or several. path: the directory that they are put into; absent: the workspace."""
+
+    file: list[FileField]
+    path: str = ""
 
 
 class WriteBody(Struct):
@@ -133,22 +140,23 @@ class BlackboxRows:
                 result=Uploads,
                 status=201,
                 takes=(FORM,),
+                form=FilesForm,
                 summary="Write all files of a form into its `path`, a directory, or none of them",
-                errors=(*STORE_ERRORS, errors.UnsupportedMediaType),
+                errors=(*WRITE_ERRORS, errors.UnsupportedMediaType),
             ),
             Endpoint(
                 *("GET", files, "files.list", self.list),
                 params=ListParams,
                 result=Listed,
                 summary="List a directory, or all that is below it too",
-                errors=LIST_ERRORS,
+                errors=PATH_ERRORS,
             ),
             Endpoint(
                 *("GET", f"{files}/download", "files.download", self.download),
                 params=ArchiveParams,
                 sends=tuple(_TYPES.values()),
                 summary="Send a directory as one archive, made on the way",
-                errors=(*LIST_ERRORS, errors.InvalidRequest),
+                errors=(*PATH_ERRORS, errors.InvalidRequest),
             ),
             Endpoint(
                 *("GET", f"{files}/{{path...}}", "files.read", self.read),
@@ -164,14 +172,14 @@ class BlackboxRows:
                 body_limit=JSON_LIMIT,
                 result=Uploaded,
                 summary="Give a file its content; missing directories are made",
-                errors=STORE_ERRORS,
+                errors=WRITE_ERRORS,
             ),
             Endpoint(
                 *("DELETE", f"{files}/{{path...}}", "files.remove", self.remove),
                 params=FileParams,
                 result=Deleted,
                 summary="Delete an entry, a directory with all that is in it; the workspace itself stays",
-                errors=(*LIST_ERRORS, errors.Conflict),
+                errors=(*PATH_ERRORS, errors.Conflict),
             ),
         )
 
@@ -188,12 +196,12 @@ class BlackboxRows:
             if not names:
                 raise InvalidRequest("the form has no field `file` with a file", field="file")
             directory = path or self._workspace
-            places = [await in_thread(place_of, self._places, f"{directory}/{name}", None) for name in names]
+            places = [await in_thread(place_of, self._places, f"{directory}/{name}") for name in names]
             return Uploads([_uploaded(entry) for entry in await batch.publish(places)])
 
     async def list(self, call: Call) -> StreamResult:
         params: ListParams = call.params
-        place = await in_thread(place_of, self._places, params.path or self._workspace, None)
+        place = await in_thread(place_of, self._places, params.path or self._workspace)
         more = {"path": place.path, "recursive": params.recursive}
         return await listed(self._listing, place, _file, WHOLE if params.recursive else 1, more)
 
@@ -215,10 +223,10 @@ class BlackboxRows:
         return Deleted(place.path)
 
     def _place(self, path: str) -> Place:
-        return place_of(self._places, f"/{path}", None)
+        return place_of(self._places, f"/{path}")
 
     def _archive(self, asked: ArchiveParams) -> Archive:
-        place = place_of(self._places, asked.path or self._workspace, None)
+        place = place_of(self._places, asked.path or self._workspace)
         return self._archives.open(place, asked.format, Ignore([]))
 
     def _read(self, path: str) -> Content:
@@ -235,7 +243,16 @@ class BlackboxRows:
 def blackbox(rows: BlackboxRows, sandbox_id: str | None) -> Dialect:
     """sandbox_id: the run that is answered to, None for any."""
     admit = admits("run_id", sandbox_id)
-    return Dialect("blackbox", ("/blackbox",), rows.endpoints(), admit=admit, tell=tells(_failure))
+    return Dialect(
+        "blackbox",
+        ("/blackbox",),
+        rows.endpoints(),
+        admit=admit,
+        tell=tells(_failure),
+        errors=(SandboxNotFound,),
+        failure=ErrorBody,
+        ids=("run_id",),
+    )
 
 
 def _failure(error: AgentError) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentd.http.endpoint import Dialect, Endpoint
 
@@ -29,25 +30,33 @@ def with_root(dialects: Sequence[Dialect], own: Dialect, name: str | None) -> li
     if not found:
         raise ValueError(_unknown(name, dialects))
     prefix, pages = f"/{name}", _keys(own, "")
-    roots = [
-        replace(
-            found[0],
-            mounts=(mount.removeprefix(prefix),),
-            endpoints=tuple(row for row in found[0].endpoints if _key(mount.removeprefix(prefix), row) not in pages),
-        )
-        for mount in found[0].mounts
-        if f"{mount}/".startswith(f"{prefix}/")
+    below = [
+        mount for mount in dict.fromkeys(mount for mount, _ in found[0].rows) if f"{mount}/".startswith(f"{prefix}/")
     ]
+    roots = [_moved(found[0], mount, mount.removeprefix(prefix), pages) for mount in below]
     taken = {key for root in roots for key in _keys(root, root.mounts[0])}
-    others = [
-        replace(dialect, mounts=tuple(mount for mount in dialect.mounts if not _keys(dialect, mount) & taken))
-        for dialect in dialects
+    return [*(_without(dialect, taken) for dialect in dialects), *roots]
+
+
+def _moved(dialect: Dialect, mount: str, to: str, pages: set[tuple[str, str]]) -> Dialect:
+    """What it has below a mount, below another one, but for ``pages``."""
+    rows = [replace(row, mounts=()) for below, row in dialect.rows if below == mount]
+    return replace(dialect, mounts=(to,), endpoints=tuple(row for row in rows if _key(to, row) not in pages))
+
+
+def _without(dialect: Dialect, taken: set[tuple[str, str]]) -> Dialect:
+    """Without the mounts that have a row in common with ``taken``."""
+    lost = {mount for mount, row in dialect.rows if _key(mount, row) in taken}
+    rows = [
+        replace(row, mounts=tuple(mount for mount in row.mounts if mount not in lost))
+        for row in dialect.endpoints
+        if not row.mounts or {*row.mounts} - lost
     ]
-    return [*others, *roots]
+    return replace(dialect, mounts=tuple(mount for mount in dialect.mounts if mount not in lost), endpoints=tuple(rows))
 
 
 def _keys(dialect: Dialect, mount: str) -> set[tuple[str, str]]:
-    return {_key(mount, row) for row in dialect.endpoints}
+    return {_key(mount, row) for below, row in dialect.rows if below == mount}
 
 
 def _key(mount: str, row: Endpoint) -> tuple[str, str]:

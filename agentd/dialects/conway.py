@@ -6,22 +6,20 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from agentd import errors
-from agentd.dialects.nullspace.commands import START_ERRORS
-from agentd.dialects.nullspace.files import place_of
+from agentd.dialects.failures import PATH_ERRORS, START_ERRORS, WRITE_ERRORS
 from agentd.dialects.plain import (
     JSON_LIMIT,
-    LIST_ERRORS,
     READ_ERRORS,
     READ_LIMIT,
-    STORE_ERRORS,
+    ErrorBody,
     admits,
     bytes_of,
     listed,
     tells,
     text_of,
 )
-from agentd.errors import AgentError
+from agentd.dialects.values import place_of
+from agentd.errors import AgentError, SandboxNotFound
 from agentd.files.listing import Found, Listing
 from agentd.files.operations import Files
 from agentd.files.writing import Writing
@@ -107,7 +105,7 @@ class ConwayRows:
                 body_limit=JSON_LIMIT,
                 status=201,
                 summary="Give a file its content; missing directories are made",
-                errors=STORE_ERRORS,
+                errors=WRITE_ERRORS,
             ),
             Endpoint(
                 *("POST", f"{sandbox}/files/upload/json", "files.upload", self.write),
@@ -115,7 +113,7 @@ class ConwayRows:
                 body_limit=JSON_LIMIT,
                 status=201,
                 summary="The same, as the published client calls it",
-                errors=STORE_ERRORS,
+                errors=WRITE_ERRORS,
             ),
             Endpoint(
                 *("GET", f"{sandbox}/files", "files.read", self.read),
@@ -129,14 +127,14 @@ class ConwayRows:
                 params=ListParams,
                 result=Listed,
                 summary="List a directory",
-                errors=LIST_ERRORS,
+                errors=PATH_ERRORS,
             ),
             Endpoint(
                 *("POST", f"{sandbox}/exec", "exec", self.execute),
                 body=ExecBody,
                 result=Result,
                 summary="Run a command of the shell to its end",
-                errors=(*START_ERRORS, errors.SandboxNotFound),
+                errors=START_ERRORS,
             ),
         )
 
@@ -147,7 +145,7 @@ class ConwayRows:
         return await in_thread(self._read, call.params.path)
 
     async def list(self, call: Call) -> StreamResult:
-        place = await in_thread(place_of, self._places, call.params.path or self._workspace, None)
+        place = await in_thread(place_of, self._places, call.params.path or self._workspace)
         return await listed(self._listing, place, _file)
 
     async def execute(self, call: Call) -> Result:
@@ -160,17 +158,25 @@ class ConwayRows:
 
     def _write(self, body: FileBody) -> None:
         content = bytes_of(body.content, base64=body.encoding == "base64")
-        self._writing.write(place_of(self._places, body.path, None), content)
+        self._writing.write(place_of(self._places, body.path), content)
 
     def _read(self, path: str) -> Content:
-        text, is_base64 = text_of(self._files.read(place_of(self._places, path, None), READ_LIMIT))
+        text, is_base64 = text_of(self._files.read(place_of(self._places, path), READ_LIMIT))
         return Content(text, "base64" if is_base64 else UNSET)
 
 
 def conway(rows: ConwayRows, sandbox_id: str | None) -> Dialect:
     """sandbox_id: the name that is answered to, None for any."""
     admit = admits("sandbox_id", sandbox_id)
-    return Dialect("conway", ("/conway",), rows.endpoints(), admit=admit, tell=tells(_failure))
+    return Dialect(
+        "conway",
+        ("/conway",),
+        rows.endpoints(),
+        admit=admit,
+        tell=tells(_failure),
+        errors=(SandboxNotFound,),
+        failure=ErrorBody,
+    )
 
 
 def _failure(error: AgentError) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Meta, Struct
 
-from agentd.dialects.nullspace.files import place_of
-from agentd.dialects.plain import LIST_ERRORS, STORE_ERRORS, admits, file_name, listed, tells
+from agentd.dialects.failures import PATH_ERRORS, WRITE_ERRORS
+from agentd.dialects.plain import admits, file_name, listed, tells
+from agentd.dialects.values import REPEATS, place_of
 from agentd.errors import AgentError, InvalidPath, InvalidRequest, KeyReused, SandboxNotFound, UnsupportedMediaType
 from agentd.files.listing import Found, Listing
 from agentd.files.operations import Entry
 from agentd.files.writing import BODY_LIMIT, Writing
-from agentd.http.endpoint import FORM, Call, Dialect, Endpoint, StreamResult
+from agentd.http.endpoint import FORM, Call, Dialect, Endpoint, FileField, StreamResult
 from agentd.http.repeats import KEY, Repeats
 from agentd.http.signing import Grant
 from agentd.linux.places import Place, Places
@@ -47,18 +48,25 @@ class UrlBody(Struct, forbid_unknown_fields=True):
     path: Annotated[str, Meta(min_length=1)]
 
 
+class FileForm(Struct):
+    """path: of the file, or with a slash at its end of the directory that it is put into by its own name."""
+
+    file: FileField
+    path: str = ""
+
+
 class PutParams(Struct):
     sandbox_id: str
     path: str
 
 
-class UploadUrl(Struct):
+class UploadUrl(Struct, forbid_unknown_fields=True):
     upload_url: str
     path: str
     expires_in_seconds: int
 
 
-class File(Struct):
+class File(Struct, forbid_unknown_fields=True):
     """size_bytes: 0 of a directory."""
 
     name: str
@@ -67,11 +75,11 @@ class File(Struct):
     size_bytes: int
 
 
-class Files(Struct):
+class Files(Struct, forbid_unknown_fields=True):
     files: list[File]
 
 
-class Stored(Struct):
+class Stored(Struct, forbid_unknown_fields=True):
     path: str
     size_bytes: int
 
@@ -94,8 +102,9 @@ class DuvoRows:
                 params=SandboxParams,
                 body=UrlBody,
                 result=UploadUrl,
+                headers=REPEATS,
                 summary="Give a URL by which whoever has it may write one file for a while, by PUT",
-                errors=(InvalidPath, SandboxNotFound, KeyReused),
+                errors=(InvalidPath, KeyReused),
             ),
             Endpoint(
                 *("PUT", f"{sandbox}/upload", "upload_urls.put", self.put),
@@ -103,14 +112,14 @@ class DuvoRows:
                 result=Stored,
                 signed=True,
                 summary="Make the body the content of a file; what an upload URL leads to",
-                errors=STORE_ERRORS,
+                errors=WRITE_ERRORS,
             ),
             Endpoint(
                 *("GET", f"{sandbox}/files", "files.list", self.list),
                 params=ListParams,
                 result=Files,
                 summary="List a directory",
-                errors=LIST_ERRORS,
+                errors=PATH_ERRORS,
             ),
             Endpoint(
                 *("POST", f"{sandbox}/files", "files.upload", self.upload),
@@ -118,8 +127,10 @@ class DuvoRows:
                 result=Stored,
                 status=201,
                 takes=(FORM,),
+                form=FileForm,
+                headers=REPEATS,
                 summary="Write one file of at most 10 MiB: a form with the file and its `path`, in any order",
-                errors=(*STORE_ERRORS, KeyReused, UnsupportedMediaType),
+                errors=(*WRITE_ERRORS, KeyReused, UnsupportedMediaType),
             ),
         )
 
@@ -174,9 +185,23 @@ class DuvoRows:
         return await in_thread(place_of, self._places, path, user)
 
 
+class ErrorBody(Struct, forbid_unknown_fields=True):
+    error: str
+    message: str
+
+
 def duvo(rows: DuvoRows, sandbox_id: str | None) -> Dialect:
     """sandbox_id: the name that is answered to, None for any."""
-    return Dialect("duvo", ("/duvo",), rows.endpoints(), admit=admits("sandbox_id", sandbox_id), tell=tells(_failure))
+    admit = admits("sandbox_id", sandbox_id)
+    return Dialect(
+        "duvo",
+        ("/duvo",),
+        rows.endpoints(),
+        admit=admit,
+        tell=tells(_failure),
+        errors=(SandboxNotFound,),
+        failure=ErrorBody,
+    )
 
 
 def _failure(error: AgentError) -> dict[str, Any]:

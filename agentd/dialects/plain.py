@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from msgspec import Struct
+
 from agentd import errors
-from agentd.dialects.nullspace.files import WRITE_ERRORS
-from agentd.dialects.nullspace.streams import array
-from agentd.dialects.nullspace.wire import PATH_ERRORS, text_bytes
-from agentd.errors import AgentError, InvalidRequest, SandboxNotFound
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.streams import array
+from agentd.dialects.values import text_bytes
+from agentd.errors import AgentError, InvalidRequest, SandboxNotFound, SandboxNotReady
 from agentd.files.listing import Found, Listing
 from agentd.files.traversal import batches
 from agentd.http.codec import encode
@@ -21,15 +23,17 @@ from agentd.linux.threads import in_thread
 READ_LIMIT = 64 << 20  # bytes of content in one JSON answer
 JSON_LIMIT = 96 << 20  # bytes of a JSON body with content: 64 MiB and more, as text or in base64
 
-LIST_ERRORS = (*PATH_ERRORS, SandboxNotFound)
-READ_ERRORS = (*LIST_ERRORS, errors.IsADirectory, errors.RequestTooLarge)
-STORE_ERRORS = (*WRITE_ERRORS, SandboxNotFound)
+READ_ERRORS = (*PATH_ERRORS, errors.IsADirectory, errors.RequestTooLarge)
 
 _TOGETHER = 500  # entries
 
 # These APIs know few statuses. Those of HTTP itself (405, 408, 413, 415, 431, 503) stay, as routers and clients act on
 # them; the others become what a client expects: the request cannot be done as it is, or it failed here.
 _STATUSES = {409: 400, 410: 400, 412: 400, 422: 400, 501: 500, 504: 500, 507: 500}
+
+
+class ErrorBody(Struct):
+    error: str
 
 
 def admits(name: str, sandbox_id: str | None) -> Callable[[Mapping[str, str]], None]:
@@ -43,11 +47,12 @@ def admits(name: str, sandbox_id: str | None) -> Callable[[Mapping[str, str]], N
 
 
 def tells(body: Callable[[AgentError], dict[str, Any]]) -> Callable[[Failed], tuple[int, dict[str, Any]]]:
-    """Failures in the statuses of these APIs."""
+    """Failures in the statuses of these APIs; that a sandbox is stopped, of which they know nothing, in its own."""
 
     def tell(failed: Failed) -> tuple[int, dict[str, Any]]:
         status = failed.error.status
-        return _STATUSES.get(status, status), body(failed.error)
+        told = status if isinstance(failed.error, SandboxNotReady) else _STATUSES.get(status, status)
+        return told, body(failed.error)
 
     return tell
 

@@ -9,7 +9,8 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agentd.errors import Conflict, PermissionDenied
 from agentd.linux.attributes import copy_attributes
@@ -30,8 +31,7 @@ _NO_LINKS = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENAMET
 OF_ANY_COPY = ("user.", "system.posix_acl_")
 
 
-@dataclass(slots=True)
-class Copy:
+class Copy(msgspec.Struct):
     """One copy. rights: who all must be allowed to read. owner: whose everything is; None keeps owners, times and
     set-id bits. hidden: what is left out, as `Root.hides`. path: for errors."""
 
@@ -39,7 +39,7 @@ class Copy:
     owner: Identity | None
     hidden: Callable[[int, str, os.stat_result], bool]
     path: str
-    _links: dict[Inode, str] = field(default_factory=dict)
+    _links: dict[Inode, str] = msgspec.field(default_factory=dict)
 
     def make(self, source_dir: int, name: str, original: Inode, target_dir: int, new_name: str) -> None:
         """Makes ``new_name`` what ``name`` is. Raises Conflict where that is not ``original`` or changes meanwhile,

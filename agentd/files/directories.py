@@ -4,7 +4,8 @@ import threading
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import CapacityExceeded
 from agentd.linux import inotify
@@ -89,8 +90,7 @@ class Directory:
             at = at.parent
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """The first half of a rename. path: from the top on. directory: the one that left, where it is watched. known: the
     name was told, and is free now. is_bare: nothing was told of what is in it."""
 
@@ -101,8 +101,7 @@ class Left:
     is_bare: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Displaced:
+class Displaced(msgspec.Struct, frozen=True):
     """What had a name that something else was renamed to. by: that other. directory: it, where it was watched. is_file:
     it was told to be one, more or less."""
 

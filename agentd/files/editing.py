@@ -1,7 +1,8 @@
 """Text replaced in files, each of them as a whole (see `writing`). All functions here block."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import InvalidRequest, RequestTooLarge
 from agentd.files.operations import Files
@@ -13,8 +14,7 @@ SIZE_LIMIT = 64 << 20  # bytes of a file that is edited
 _LOOKED_AT = 8000  # bytes at its beginning that tell whether a file is text
 
 
-@dataclass(slots=True)
-class Replaced:
+class Replaced(msgspec.Struct):
     """Numbers. skipped: of files that stayed as they are, binary ones apart: no match, or larger than
     `SIZE_LIMIT`, before or then."""
 

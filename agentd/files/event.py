@@ -1,13 +1,12 @@
 """What a watch tells: `Event`, its words, and the words for a watch's end."""
 
-from dataclasses import dataclass
+import msgspec
 
 CREATE, WRITE, REMOVE, RENAME, CHMOD, OVERFLOW = "create", "write", "remove", "rename", "chmod", "overflow"
 REMOVED, MOVED, UNMOUNTED, DRAINING = "removed", "moved", "unmounted", "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """kind: `CREATE`, `WRITE`, ... path: absolute, in sandbox terms; name: the same from the watched directory on, ""
     for that itself, and the file's own for a watched file. old_path: where it was, for a rename alone. mask: the
     kernel's word (inotify(7)), 0 for what was found by looking."""

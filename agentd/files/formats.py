@@ -11,15 +11,15 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from stat import S_IMODE, S_ISDIR, S_ISLNK
 from typing import Protocol
+
+import msgspec
 
 PIECE = 1 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """name: relative, without a slash at its end. size: bytes of content. target: of a symbolic link. same: name of an
     earlier member that is the same file, where the format has hard links. content: all of it, None where it follows."""
 
@@ -120,8 +120,7 @@ _STORED, _DEFLATED = 0, 8
 _SPOOL = 4 << 20  # bytes in memory
 
 
-@dataclass(slots=True)
-class _Record:
+class _Record(msgspec.Struct):
     """What the end of the archive says of a member."""
 
     name: bytes

@@ -5,7 +5,8 @@ import secrets
 import stat
 import threading
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import InvalidRequest, IsADirectory, NotADirectory, NotFound, RequestTooLarge
 from agentd.files import generated
@@ -16,8 +17,7 @@ from agentd.linux.places import Place
 from agentd.linux.root import Opened, Root
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An entry of the sandbox. type: ``file``, ``dir``, ``symlink`` or ``other``. size in bytes; mode: the permission
     bits; modified: seconds since the epoch; target: of a symbolic link, as it is written there."""
 
@@ -32,8 +32,7 @@ class Entry:
     target: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """All that is known of an entry. Times in nanoseconds since the epoch; rdev: of a device; attributes: the names of
     its extended attributes (xattr(7))."""
 

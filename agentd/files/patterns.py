@@ -15,8 +15,9 @@ threads at once. Everything here blocks, but for `compiled`, which is quick once
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agentd.errors import InvalidRequest, RequestTooLarge
 
@@ -25,8 +26,7 @@ _MEMORY = 8 << 20  # bytes of an expression's automata
 _SPECIAL = frozenset(rb"\.^$*+?{}[]|()" + b"\n")  # without these an expression is a plain text
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True):
     """text: sought as it stands, None where an expression has to tell. _expression: of RE2."""
 
     text: bytes | None

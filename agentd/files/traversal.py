@@ -19,11 +19,12 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from operator import length_hint
 from stat import S_ISDIR
 from typing import TypeVar
+
+import msgspec
 
 from agentd.errors import InvalidRequest
 from agentd.files.generated import is_of_kernel
@@ -50,8 +51,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(msgspec.Struct):
     """A directory on the way. path: with a slash at the end. name: in the directory above. held: names in memory."""
 
     path: str

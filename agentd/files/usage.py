@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
+
+import msgspec
 
 from agentd.files.traversal import DIRECTORY, Descent
 from agentd.linux.identity import Identity
@@ -14,8 +15,7 @@ from agentd.linux.root import Root
 _REMEMBERED = 1_000_000  # files with several names
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(msgspec.Struct):
     """apparent: bytes of content. allocated: bytes of disk, directories and links too. files, directories, links,
     others: how many. unread: paths that could not be read."""
 

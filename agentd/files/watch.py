@@ -8,7 +8,8 @@ bounded length, and is told what it missed.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import CapacityExceeded
 from agentd.files.directories import Allowance
@@ -19,8 +20,7 @@ from agentd.linux.root import Root
 from agentd.linux.threads import LONG, in_thread
 
 
-@dataclass(frozen=True, slots=True)
-class WatchLimits:
+class WatchLimits(msgspec.Struct, frozen=True):
     """watches: at once. directories: that one may follow, and all together. A directory costs the kernel about 1 KiB,
     and counts for fs.inotify.max_user_watches; a watch counts for fs.inotify.max_user_instances."""
 
@@ -66,10 +66,10 @@ class Watch:
 class Watches:
     """All watches of the daemon."""
 
-    def __init__(self, root: Root, limits: WatchLimits = WatchLimits()) -> None:
+    def __init__(self, root: Root, limits: WatchLimits | None = None) -> None:
         self._root = root
-        self._limits = limits
-        self._allowance = Allowance(limits.directories_in_all)
+        self._limits = limits or WatchLimits()
+        self._allowance = Allowance(self._limits.directories_in_all)
         self.active = 0
 
     @asynccontextmanager

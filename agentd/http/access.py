@@ -1,5 +1,6 @@
 """Who may ask: bearer tokens, signed URLs, and a brake on those who have neither."""
 
+import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from urllib.parse import parse_qs
 
 from agentd.errors import AgentError, InvalidRequest, PermissionDenied, RateLimited, Unauthorized
 from agentd.http.codec import MAX_QUERY_FIELDS
-from agentd.http.signing import Grant, Signer
+from agentd.http.signing import DIGEST, Grant, Signer
 
 PEERS = 4096
 SIGNATURE = "file_token"  # the query's field that holds the token of a signed URL
@@ -38,7 +39,8 @@ class Brake:
 class Access:
     """The check that comes before every answer but those of health.
 
-    tokens() gives the tokens that are valid now (several, for rotation), or None where no token is asked for.
+    tokens() gives the tokens that are valid now (several, for rotation), or None where no token is asked for. One may
+    be told by its digest alone, ``sha256:`` and 64 hexadecimal digits: who can read that cannot ask for anything.
     signer: of the URLs that are taken in place of a token.
     """
 
@@ -63,6 +65,8 @@ class Access:
         given = [
             token.encode(errors="surrogateescape") for token in (bearer, headers.get("X-Access-Token", "")) if token
         ]
+        given = [token for token in given if not token.startswith(DIGEST)]
+        given += [DIGEST + hashlib.sha256(token).hexdigest().encode() for token in given]
         # Every pair is compared, each in constant time, so that the time tells nothing.
         if sum(hmac.compare_digest(one, other) for one in given for other in valid):
             return

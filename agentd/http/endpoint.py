@@ -7,8 +7,7 @@ One row drives routing, decoding, the OpenAPI document, metric labels and the do
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,10 +16,15 @@ from agentd.http.body import Body
 from agentd.http.signing import Grant
 
 RAW, FORM = "application/octet-stream", "multipart/form-data"
+FILE = ((206, RAW), (304, None))  # what a `FileResult` is sent as, beside 200
+SOCKET = "WEBSOCKET"  # what stands for the method of a row that is a socket
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+# Bytes that are the content of a field of a form, in a Struct that describes one.
+FileField = Annotated[str, msgspec.Meta(extra_json_schema={"contentMediaType": RAW})]
+
+
+class Call(msgspec.Struct, frozen=True):
     """One request, understood.
 
     params: the row's ``params`` Struct, from path and query. data: its ``body`` Struct, from JSON. headers: by name, in
@@ -43,8 +47,7 @@ class Call:
     grant: Grant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FileResult:
+class FileResult(msgspec.Struct, frozen=True):
     """An answer made of the first ``size`` bytes of an open file, or of what the request wants of them.
 
     fd: closed once they are sent. mtime: Unix seconds, for Last-Modified. name: what a browser should call it.
@@ -58,8 +61,7 @@ class FileResult:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamResult:
+class StreamResult(msgspec.Struct, frozen=True):
     """An answer that is sent while it is made; what can be refused is refused before there is one.
 
     chunks: closed (``aclose``) as soon as the answer ends, the client leaves or one fails. A failure cuts the
@@ -69,7 +71,7 @@ class StreamResult:
 
     chunks: AsyncIterator[bytes]
     content_type: str = "application/octet-stream"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     status: int = 200
     name: str = ""
     lasting: bool = False
@@ -77,28 +79,31 @@ class StreamResult:
     idle_seconds: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class TextResult:
+class TextResult(msgspec.Struct, frozen=True):
     """An answer that is no JSON, or that is sent with another ``status`` than that of its row."""
 
     text: str
     content_type: str = "text/plain; charset=utf-8"
     status: int = 200
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """One operation.
 
-    path: below the mounts of its dialect; ``{name}`` stands for one segment, ``{name...}`` for all that are left.
-    name: the metric and log label. handler: returns JSON (Struct, list, dict) sent with ``status``, None (no body; 204
-    in place of 200), a `FileResult`, a `StreamResult` or a `TextResult`. socket: the row is a WebSocket and
+    path: below the mounts of its dialect, or below ``mounts`` where it has its own; ``{name}`` stands for one segment,
+    ``{name...}`` for all that are left.
+    name: the metric and log label. handler: returns JSON (Struct, list, dict) sent with ``status``, None (no body), a
+    `FileResult`, a `StreamResult` or a `TextResult`. socket: the row is a WebSocket and
     ``handler(call, socket)`` its conversation; the method is GET, and a plain GET may have the same path.
     longest_message: bytes of a message that its client may send.
-    signed: a signed URL does in place of a token, and ``Call.grant`` tells what it grants.
+    signed: a signed URL does in place of a token, and ``Call.grant`` tells what it grants; that of a socket grants the
+    method `SOCKET`, which no other row takes. public: no token is asked for.
     params, body, result: Structs; ``body=None`` leaves the body raw. body_limit: bytes of JSON, where the server's
-    limit is too small for what the row takes. errors: those of its own, for the documentation, as are
+    limit is too small for what the row takes. errors: those of its own, for the documentation, as is all that follows.
     takes and sends: the media types of a raw body (none where it has no body) and of an answer that is no JSON.
+    form: the fields of a form. also: further answers, each a status and a Struct, a media type, or None for no body.
+    headers: of the request, by name what they mean. example: a body.
     """
 
     method: str
@@ -115,12 +120,17 @@ class Endpoint:
     socket: bool = False
     longest_message: int = 1 << 20
     signed: bool = False
+    public: bool = False
     takes: tuple[str, ...] = (RAW,)
     sends: tuple[str, ...] = ()
+    form: type[msgspec.Struct] | None = None
+    also: tuple[tuple[int, Any], ...] = ()
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    example: Any = None
+    mounts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """A request that failed, as a dialect may have to tell of it. path: raw, without the query."""
 
     error: AgentError
@@ -129,14 +139,16 @@ class Failed:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """An API: rows below one or several mounts, and the error body that its clients expect.
 
     render(error, request_id, mount) gives the JSON object of an error; None stands for RFC 9457 problem+json.
     tell: in place of render, for an API that has statuses of its own or names the request: status and JSON object.
     admit: raises where the segments of the path, by name, are not for this daemon.
+    ids: the segments that name a sandbox.
+    stand_in: the handler of a row for these segments, where it is not the row's own; raises as ``admit`` does.
     close: the code and the reason (123 bytes) that a socket is closed with whose handler raised.
+    errors: those of ``admit``. failure: the error body, for the documentation; None stands for problem+json.
     """
 
     name: str
@@ -144,5 +156,14 @@ class Dialect:
     endpoints: tuple[Endpoint, ...]
     render: Callable[[AgentError, str, str], dict[str, Any]] | None = None
     admit: Callable[[Mapping[str, str]], None] | None = None
+    stand_in: Callable[[Endpoint, Mapping[str, str]], Callable[..., Awaitable[object]]] | None = None
     close: Callable[[AgentError], tuple[int, str]] = lambda error: (1011, error.code)
     tell: Callable[[Failed], tuple[int, dict[str, Any]]] | None = None
+    errors: tuple[type[AgentError], ...] = ()
+    failure: type[msgspec.Struct] | None = None
+    ids: tuple[str, ...] = ("machine_id", "sandbox_id")
+
+    @property
+    def rows(self) -> list[tuple[str, Endpoint]]:
+        """Each row with each mount that it is below."""
+        return [(mount, row) for row in self.endpoints for mount in row.mounts or self.mounts]

@@ -10,7 +10,8 @@ happens for a while, a comment or an empty line keeps proxies from closing the c
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, StreamResult
@@ -22,8 +23,7 @@ IDLE_SECONDS = 15.0
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """value: what JSON can say. name, id: the ``event`` and ``id`` of a server-sent event, one line each; "" for none.
 
     A line of NDJSON holds the value alone.

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from aiohttp import StreamReader, web, web_protocol
+from aiohttp import web, web_protocol
 from aiohttp.http_parser import HttpRequestParser
+from aiohttp.streams import StreamReader
 
 from agentd.errors import ClientGone
 

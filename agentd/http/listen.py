@@ -1,28 +1,35 @@
-"""Where the daemon listens: ``HOST:PORT`` (``[::1]:8811`` for IPv6), ``unix:PATH``, or ``fd:N`` for a socket that a
-service manager has opened (sd_listen_fds(3))."""
+"""Where the daemon listens: ``HOST:PORT`` (``[::1]:8811`` for IPv6), ``unix:PATH``, ``systemd`` for every socket that a
+service manager listens at and hands over (sd_listen_fds(3)), ``systemd:NAME`` for those of that name, or ``fd:N``."""
 
 import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
-def bind(address: str) -> socket.socket:
-    """A bound stream socket. ValueError says what is wrong with the address, OSError why it is not to be had.
 
-    A unix socket gets mode 0600; a file that an earlier daemon left is replaced once nobody answers at it.
+def bind(address: str, handed: Sequence[tuple[str, int]] = ()) -> list[socket.socket]:
+    """Bound stream sockets, one but for ``systemd``. ValueError says what is wrong with the address, OSError why it is
+    not to be had.
+
+    handed: names and fds from a service manager; those that are listened at become the sockets' own. A unix socket gets
+    mode 0600; a file that an earlier daemon left is replaced once nobody answers at it.
     """
     kind, _, rest = address.partition(":")
+    if kind == "systemd":
+        return _handed(rest, handed)
     if kind == "unix":
-        return _bind_unix(rest)
+        return [_bind_unix(rest)]
     if kind == "fd":
         if not rest.isdecimal():
             raise ValueError(f"{address!r} is not fd:N with a number")
-        return _adopt(int(rest))
+        return [_adopt(int(rest))]
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not HOST:PORT, unix:PATH or fd:N")
+        raise ValueError(f"{address!r} is not HOST:PORT, unix:PATH, systemd or fd:N")
     family, kind_of, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind_of, protocol)
     try:
@@ -31,14 +38,33 @@ def bind(address: str) -> socket.socket:
     except OSError:
         bound.close()
         raise
-    return bound
+    return [bound]
+
+
+def _handed(name: str, handed: Sequence[tuple[str, int]]) -> list[socket.socket]:
+    wanted = [fd for given, fd in handed if name in ("", given) and _is_listener(fd)]
+    if not wanted:
+        which = f"no listening socket named {name}" if name else "no listening socket"
+        raise ValueError(f"the service manager has handed over {which}; is the socket unit started?")
+    return [_adopt(fd) for fd in wanted]
+
+
+def _is_listener(fd: int) -> bool:
+    """Whether it is a stream socket that accepts connections; there may be other things of the daemon's beside them."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    one = socket.socket(fileno=fd)
+    try:
+        return one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    finally:
+        one.detach()
 
 
 def _adopt(fd: int) -> socket.socket:
     adopted = socket.socket(fileno=fd)
-    if adopted.type != socket.SOCK_STREAM:
+    if adopted.type != socket.SOCK_STREAM or adopted.family not in _FAMILIES:
         adopted.detach()
-        raise ValueError(f"fd {fd} is not a stream socket")
+        raise ValueError(f"fd {fd} is not a stream socket of IPv4, IPv6 or the kind unix")
     adopted.set_inheritable(False)
     return adopted
 

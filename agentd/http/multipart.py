@@ -14,10 +14,10 @@ a leading slash and bytes that are no UTF-8 included: they are paths to nobody h
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from multipart import MultipartError, ParserLimitReached, PushMultipartParser  # type: ignore[import-untyped]
 
 from agentd.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
@@ -34,8 +34,7 @@ EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[^']*'((?:%[0-9A-Fa-f]{2}|[!#$&+.^_`|
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046 section 5.1.1
 
 
-@dataclass(frozen=True, slots=True)
-class FormLimits:
+class FormLimits(msgspec.Struct, frozen=True):
     """total: bytes of the body. parts: how many. header_bytes: of one header of a part, its names included. headers:
     of a part."""
 

@@ -9,6 +9,7 @@ import math
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from aiohttp import web
 
 from agentd.errors import AgentError, Internal, RangeNotSatisfiable, UpgradeRequired
@@ -22,6 +23,18 @@ SERVER = "agentd"  # aiohttp would name itself and the interpreter, with their v
 _log = logging.getLogger("agentd.http")
 
 
+class Problem(msgspec.Struct):
+    """Problem details as in RFC 9457 section 3, with the members that are always there."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    request_id: str
+
+
 def internal(exception: BaseException, what: str) -> Internal:
     """What the caller may learn of an unforeseen failure: the id under which the log has its traceback."""
     instance = uuid4().hex
@@ -30,7 +43,7 @@ def internal(exception: BaseException, what: str) -> Internal:
 
 
 def problem(error: AgentError, request_id: str) -> dict[str, Any]:
-    """Problem details as in RFC 9457 section 3."""
+    """`Problem`, with the error's own facts."""
     return {
         **error.facts,
         "type": f"urn:agentd:problem:{error.code}",

@@ -7,8 +7,9 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from agentd.errors import InvalidRequest, KeyReused
 
@@ -18,8 +19,7 @@ KEY = "Idempotency-Key"
 LONGEST = 255
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(msgspec.Struct):
     """done: set once it is known what became of it; answers: what did, empty where it failed."""
 
     request: object

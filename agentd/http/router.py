@@ -5,17 +5,15 @@ A path is split at ``/`` first and each segment is percent-decoded then, so an e
 Nothing is normalised: no trailing slash is added or removed, no ``//`` is joined, and nobody is redirected.
 """
 
-from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+import msgspec
+
 from agentd.http.codec import list_fields
-from agentd.http.endpoint import Dialect, Endpoint
-
-SOCKET = "WEBSOCKET"  # what stands for the method of a row that is a socket
+from agentd.http.endpoint import SOCKET, Dialect, Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A row at one of its mounts. lists: the names of its params that take a list. names: of its segments, in order."""
 
     dialect: Dialect
@@ -25,8 +23,7 @@ class Route:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a path leads: the dialect in charge (None: nobody), and its rows by method (none: not found).
 
     values: the decoded segments that stand for a ``{name}``, in order.
@@ -48,12 +45,11 @@ class Place:
         return sorted({"GET" if method == SOCKET else method for method in self.routes})
 
 
-@dataclass(slots=True)
-class _Node:
-    literal: dict[str, "_Node"] = field(default_factory=dict)
+class _Node(msgspec.Struct):
+    literal: dict[str, "_Node"] = msgspec.field(default_factory=dict)
     variable: "_Node | None" = None
     rest: "_Node | None" = None
-    routes: dict[str, Route] = field(default_factory=dict)
+    routes: dict[str, Route] = msgspec.field(default_factory=dict)
     mounted: tuple[Dialect, str] | None = None
 
 
@@ -65,8 +61,10 @@ class Router:
         for dialect in dialects:
             for mount in dialect.mounts:
                 self._node(mount).mounted = (dialect, mount)
-                for row in dialect.endpoints:
-                    self._add(dialect, mount, row)
+            for mount, row in dialect.rows:
+                node = self._node(mount)
+                node.mounted = node.mounted or (dialect, mount)
+                self._add(dialect, mount, row)
 
     def _node(self, path: str) -> _Node:
         node = self._top

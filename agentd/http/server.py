@@ -13,11 +13,11 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from uuid import uuid4
 
+import msgspec
 from aiohttp import web
 
 from agentd.errors import (
@@ -36,7 +36,7 @@ from agentd.http.body import Body, Pace
 from agentd.http.connection import Connection, Connections
 from agentd.http.download import Download
 from agentd.http.ending import Ending
-from agentd.http.endpoint import Call, Dialect, FileResult, StreamResult, TextResult
+from agentd.http.endpoint import SOCKET, Call, Dialect, FileResult, StreamResult, TextResult
 from agentd.http.health import Health
 from agentd.http.origin import Origins
 from agentd.http.problem import SERVER, internal, respond
@@ -57,8 +57,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}(?![\s\S])")
 _log = logging.getLogger("agentd.access")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Sizes in bytes, times in seconds.
 
     keepalive_timeout: how long a connection may be idle. body_stall_timeout: how long a body may bring nothing, a
@@ -74,8 +73,7 @@ class Limits:
     body_min_rate: int = 1024
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """One request and what became of it. dialect, mount: in charge of its errors; None where the path leads nowhere.
     refused_with: the status of the answer that told of its failure."""
 
@@ -105,7 +103,7 @@ class Server:
 
     def __init__(
         self,
-        dialects: Sequence[Dialect],
+        dialects: Sequence[Dialect] = (),
         *,
         access: Access,
         writable: Callable[[], bool],
@@ -114,7 +112,7 @@ class Server:
         origins: Origins | None = None,
         receivers: int = 16,
     ) -> None:
-        self._router = Router(tuple(dialects))
+        self.take(dialects)
         self._access = access
         self._origins = origins or Origins()
         self._health = Health(lambda: self._draining, writable)
@@ -149,6 +147,15 @@ class Server:
         for one in sockets:
             make = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
             self._listeners.append(await make(self._connections, sock=one, backlog=BACKLOG))
+
+    def take(self, dialects: Sequence[Dialect], *, waiting: bool = False) -> None:
+        """Serves these from now on, in place of the others. waiting: what is not there may come yet."""
+        self._router = Router(tuple(dialects))
+        self._waiting = waiting
+
+    @property
+    def serving(self) -> bool:
+        return bool(self._listeners)
 
     async def drain(self, notice: float, timeout: float) -> bool:
         """Says on ``/readyz`` that it ends, accepts requests for ``notice`` seconds more, closes listeners and idle
@@ -253,6 +260,8 @@ class Server:
             raise HeaderTooLarge(f"the request's headers have more than {self._limits.header_bytes} bytes")
         route = place.route(request.method, request.headers.get("Upgrade", ""))
         grant = self._admit(exchange, route)
+        if not place.routes and self._waiting:
+            raise Unavailable("this daemon waits for POST /v1/init, which makes it a sandbox's; repeat after that")
         if not place.routes:
             raise NotFound("there is nothing at this path")
         if route is None:
@@ -263,6 +272,7 @@ class Server:
         values = dict(zip(route.names, place.values, strict=True))
         if route.dialect.admit is not None:
             route.dialect.admit(values)
+        handler = row.handler if route.dialect.stand_in is None else route.dialect.stand_in(row, values)
         if row.params is not None:
             params = codec.decode_params(row.params, values, exchange.query, route.lists)
         if body.length != 0 and request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -278,9 +288,9 @@ class Server:
             grant=grant,
         )
         if row.socket:
-            return await self._converse(exchange, call, route)
+            return await self._converse(exchange, route, partial(handler, call))
         try:
-            return await row.handler(call)
+            return await handler(call)
         finally:
             body.close()
 
@@ -292,12 +302,15 @@ class Server:
         peer = request.remote or "unix"
         grant = None
         if route is not None and route.endpoint.signed:
-            grant = self._access.redeem(exchange.query, request.method, peer)
-        if grant is None:
+            method = SOCKET if route.endpoint.socket else request.method
+            grant = self._access.redeem(exchange.query, method, peer)
+        if grant is None and not (route is not None and route.endpoint.public):
             self._access.check(request.headers, peer)
         return grant
 
-    async def _converse(self, exchange: Exchange, call: Call, route: Route) -> web.WebSocketResponse:
+    async def _converse(
+        self, exchange: Exchange, route: Route, handler: Callable[[Socket], Awaitable[object]]
+    ) -> web.WebSocketResponse:
         """The handshake, where failures are answers still, and all of the conversation, where none is."""
         request = exchange.request
         response = handshake(request, route.endpoint.longest_message)
@@ -309,8 +322,7 @@ class Server:
         except ConnectionError:
             raise ClientGone("the client left before its socket was open") from None
         exchange.response, exchange.socket = response, socket
-        handler = partial(route.endpoint.handler, call, socket)
-        exchange.error = await converse(socket, handler, route.dialect.close)
+        exchange.error = await converse(socket, partial(handler, socket), route.dialect.close)
         return response
 
     async def _send(
@@ -385,11 +397,10 @@ def _request_id(request: web.BaseRequest) -> str:
 
 
 def _response(result: object, route: Route | None) -> web.StreamResponse:
-    if result is None:
-        status = route.endpoint.status if route else 200
-        return web.Response(status=204 if status == 200 else status)
-    if isinstance(result, TextResult):
-        headers = {"Content-Type": result.content_type}
-        return web.Response(status=result.status, body=result.text.encode(), headers=headers)
     status = route.endpoint.status if route else 200
+    if result is None:
+        return web.Response(status=status)
+    if isinstance(result, TextResult):
+        headers = {"Content-Type": result.content_type, **result.headers}
+        return web.Response(status=result.status, body=result.text.encode(), headers=headers)
     return web.Response(status=status, body=codec.encode(result), headers={"Content-Type": "application/json"})

@@ -13,7 +13,6 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -23,11 +22,11 @@ from agentd.http.codec import decode_json, encode
 VERSION = "v1_"
 SALT, PURPOSE = b"agentd", b"signed URLs v1"
 SKEW_SECONDS = 30.0  # by which the clocks of a control plane and a sandbox may differ
+DIGEST = b"sha256:"  # before the digest of a token
 LONGEST = 12288  # characters of a token: a path of 4096 bytes, each written as \\u00xx at worst
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """What a signed URL allows. path, user: as the call would name them. expires: Unix seconds. max_bytes: of what is
     written; None for the daemon's own limits."""
 
@@ -50,7 +49,7 @@ class Signer:
     """Makes and checks the tokens of signed URLs.
 
     tokens() gives the daemon's tokens that are valid now: the first signs, each verifies. None, where there are none,
-    stands for a secret of this process.
+    stands for a secret of this process, and so does one that is told by its digest alone.
     """
 
     def __init__(self, tokens: Callable[[], tuple[bytes, ...] | None], now: Callable[[], float] = time.time) -> None:
@@ -84,7 +83,8 @@ class Signer:
         return Grant(claims.methods, claims.path, claims.user, claims.expires, claims.max_bytes)
 
     def _keys(self) -> list[bytes]:
-        return [_derived(token) for token in self._tokens() or (self._own,)]
+        known = self._tokens() or (self._own,)
+        return [_derived(self._own + token if token.startswith(DIGEST) else token) for token in known]
 
 
 def _derived(token: bytes) -> bytes:

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
+from aiohttp.http import WSMsgType
 from aiohttp.log import ws_logger
 
 from agentd.errors import AgentError, ClientGone, RequestTimeout, UpgradeRequired

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_writer import StreamWriter
 
 from agentd.errors import ClientGone, Unavailable

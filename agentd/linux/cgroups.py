@@ -13,6 +13,7 @@ import os
 import secrets
 from collections import deque
 from contextlib import suppress
+from copy import copy
 
 from agentd.linux.descriptor import Descriptor
 
@@ -59,7 +60,7 @@ class Cgroups(Descriptor):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self._prefix = f"{LEAF}{secrets.token_hex(4)}-"
+        self._prefix = _new_prefix()
         self._left = deque(name for name in os.listdir(fd) if name.startswith(LEAF))
         with suppress(FileExistsError):
             os.mkdir(OWN, dir_fd=fd)
@@ -83,9 +84,20 @@ class Cgroups(Descriptor):
             _write(self.fd, f"{leaf.name}/pids.max", str(processes))
         return leaf
 
+    def leaf(self, name: str) -> Cgroup:
+        """One that an earlier daemon has made."""
+        return Cgroup(self.fd, name, self._left)
+
     def leaves(self) -> list[Cgroup]:
         """Those that were made here and are there still, not those that another daemon has left."""
         return [Cgroup(self.fd, name, self._left) for name in os.listdir(self.fd) if name.startswith(self._prefix)]
+
+    def part(self) -> "Cgroups":
+        """The same directory, for leaves that `leaves` does not tell here, as it tells none of those there."""
+        made = copy(self)
+        made.fd = os.dup(self.fd)
+        made._prefix = _new_prefix()
+        return made
 
     def sweep(self) -> None:
         """Removes those leaves that could not be removed before."""
@@ -94,9 +106,13 @@ class Cgroups(Descriptor):
                 Cgroup(self.fd, self._left.popleft(), self._left).remove()
 
 
+def _new_prefix() -> str:
+    return f"{LEAF}{secrets.token_hex(4)}-"
+
+
 def open_cgroups() -> Cgroups:
     """OSError, which says why, where the daemon has no cgroup of version 2 that it may use."""
-    path = _own_directory().rstrip("/")
+    path = own_directory().rstrip("/")
     if os.path.basename(path) == OWN:
         path = os.path.dirname(path)
     if not os.path.exists(f"{path}/cgroup.type"):
@@ -109,7 +125,7 @@ def open_cgroups() -> Cgroups:
         raise
 
 
-def _own_directory() -> str:
+def own_directory() -> str:
     """Of this process's cgroup, below the mount of the hierarchy that has it (proc_pid_mountinfo(5))."""
     with open("/proc/self/cgroup") as file:
         paths = [line.rstrip("\n").removeprefix("0::") for line in file if line.startswith("0::")]

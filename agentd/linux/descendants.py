@@ -1,16 +1,22 @@
 """All that a program started, found and ended, wherever it went.
 
-A leader is started with a mark (see `linux.spawn`) that everything it forks and executes inherits. A process that takes
-its own mark away is still found while one of its ancestors is; one that also left them all behind is not, but where it
-has a cgroup.
+A leader is marked before its first instruction, and everything that it forks and executes inherits the mark: two hard
+limits (setrlimit(2)) that bind nobody in any kernel since 2.6, RLIMIT_RSS, which is the mark, and RLIMIT_LOCKS, which
+is `TOP` less the mark. Nobody can raise them without CAP_SYS_RESOURCE, and whoever lowers one has a pair that is no
+mark, and can be no other's: it is still known between which marks its own was. So a process without a capability cannot
+take its mark away nor pass for somebody else's. Where it has spoilt it, it is ended with whatever it may belong to,
+unless one of its ancestors tells to whom it does.
+A process with CAP_SYS_RESOURCE, as root's are in many sandboxes, may take its mark away. It is found still while one of
+its ancestors is; one that left them all behind is not, but where it has a cgroup.
 Blocking.
 """
 
 import os
+import resource
 import select
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 
 from agentd.linux.cgroups import Cgroup
@@ -20,28 +26,57 @@ STOP = Pool("stop", 8)
 _SWEEPS = 1000
 # Sweeps that wait for everything to have stopped; what sleeps in the kernel does not.
 _PATIENCE = 30
+# Sweeps of a second with SIGKILL after which those that are there still will not hear it before their system call is
+# over, as one to a file system of a user's that does not answer: then they end without another instruction.
+_DEAF = 10
 _DEAD = b"ZX"
 _STOPPED = b"Tt"
+# resource.h; the module resource has no names for them.
+RSS, LOCKS = 5, 10
+TOP = 1 << 62
+
+
+def put_mark(pid: int, mark: int) -> int:
+    """Marks a process that runs nothing of anybody's yet. The mark, from 1 to `TOP`; 0 where that cannot be done."""
+    try:
+        for number, value in ((RSS, mark), (LOCKS, TOP - mark)):
+            resource.prlimit(pid, number, (value, value))
+    except (OSError, ValueError):  # the daemon itself has less
+        return 0
+    return mark
+
+
+def is_stopped(pid: int) -> bool:
+    """By a signal, or a debugger."""
+    with suppress(OSError):
+        return _stat(pid)[1] in _STOPPED
+    return False
 
 
 def end_all(marks: Collection[int], leaders: Collection[int], grace: float, cgroups: Collection[Cgroup] = ()) -> None:
-    """SIGTERM to everything of these marks and cgroups, at most ``grace`` seconds, then SIGKILL until nothing is left.
+    """SIGTERM to everything of these marks and cgroups, at most ``grace`` seconds, then SIGKILL until nothing is left
+    that could run.
 
     leaders: their pids, for where there are no marks. What forks faster than it can be found is stopped first.
     """
     if grace > 0:
-        _ask({*find(marks, leaders)}.union(*(cgroup.pids() for cgroup in cgroups)), grace)
+        _ask({*find(marks, leaders, spoilt=True)}.union(*(cgroup.pids() for cgroup in cgroups)), grace)
     for cgroup in cgroups:
         left = cgroup.pids()
         cgroup.kill()
         _gone(left, 1.0)
+    before, same = dict[int, bytes](), 0
     for sweep in range(_SWEEPS):
-        found = find(marks, leaders)
+        found = find(marks, leaders, spoilt=True)
         if not found:
             return
         if sweep >= _PATIENCE or all(state in _STOPPED for state in found.values()):
+            same = same + 1 if found.keys() == before.keys() else 0
+            if same == _DEAF:
+                return
             _send(found, signal.SIGKILL)
             _gone(found, 1.0)
+            before = found
         else:
             _send([pid for pid, state in found.items() if state not in _STOPPED], signal.SIGSTOP)
 
@@ -51,17 +86,25 @@ def signal_all(marks: Collection[int], leaders: Collection[int], number: int) ->
     _send(find(marks, leaders), number)
 
 
-def find(marks: Collection[int], leaders: Collection[int]) -> dict[int, bytes]:
-    """Pid to state (proc_pid_stat(5)) of what lives. marks: may be a range."""
+def find(marks: Collection[int], leaders: Collection[int], *, spoilt: bool = False) -> dict[int, bytes]:
+    """Pid to state (proc_pid_stat(5)) of what lives. spoilt: also those that have spoilt their mark, where that may
+    have been the one of ``marks``, or where these are several."""
+    parents: dict[int, int] = {}
     states: dict[int, bytes] = {}
-    children: dict[int, list[int]] = {}
+    ranges: dict[int, range] = {}
     for pid in _pids():
         with suppress(OSError):
-            parent, state = _stat(pid)
-            states[pid] = state
-            children.setdefault(parent, []).append(pid)
-    own = os.getpid()
-    queue = [pid for pid in states if pid in leaders or (pid != own and (mark := _mark(pid)) and mark in marks)]
+            parents[pid], states[pid] = _stat(pid)
+            ranges[pid] = _marks_of(pid)
+    limited = ranges.pop(os.getpid(), range(0))
+    queue = [*leaders]
+    queue += [pid for pid, possible in ranges.items() if len(possible) == 1 and possible.start in marks]
+    if spoilt and not limited:
+        lost = [pid for pid, possible in ranges.items() if len(possible) > 1 and _is_lost(pid, parents, ranges)]
+        queue += [pid for pid in lost if len(marks) > 1 or any(mark in ranges[pid] for mark in marks)]
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
     found: dict[int, bytes] = {}
     while queue:
         pid = queue.pop()
@@ -69,6 +112,14 @@ def find(marks: Collection[int], leaders: Collection[int]) -> dict[int, bytes]:
             found[pid] = states[pid]
             queue += children.get(pid, [])
     return {pid: state for pid, state in found.items() if state not in _DEAD}
+
+
+def _is_lost(pid: int, parents: Mapping[int, int], ranges: Mapping[int, range]) -> bool:
+    """Whether no ancestor tells whose it is: the daemon has taken it in (see `processes.reaper`), or PID 1 where the
+    daemon could not, or has been started anew."""
+    while len(ranges.get(pid, ())) > 1:
+        pid = parents[pid]
+    return pid in (1, os.getpid())
 
 
 def _ask(found: Collection[int], grace: float) -> None:
@@ -112,13 +163,20 @@ def _stat(pid: int) -> tuple[int, bytes]:
     return int(parent), state
 
 
-def _mark(pid: int) -> int:
-    """The soft RLIMIT_RTTIME (proc_pid_limits(5)); 0 where there is none."""
+def _marks_of(pid: int) -> range:
+    """Its mark; several where it spoilt that; none where it has none (proc_pid_limits(5))."""
     with suppress(OSError):
-        _, _, line = _read(pid, "limits").partition(b"Max realtime timeout")
-        if (found := line.split(None, 1)[:1]) and found[0].isdigit():
-            return int(found[0])
-    return 0
+        text = _read(pid, "limits")
+        mark, rest = (_hard(text, name) for name in (b"Max resident set", b"Max file locks"))
+        if mark is not None and rest is not None:
+            return range(mark, TOP - rest + 1)
+    return range(0)
+
+
+def _hard(text: bytes, name: bytes) -> int | None:
+    """The hard limit of that name; None for none."""
+    words = text.partition(name)[2].split(None, 2)
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
 
 
 def _read(pid: int, name: str) -> bytes:

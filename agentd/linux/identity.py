@@ -5,25 +5,29 @@ supplementary groups, capabilities), and no others: the thread cannot be signall
 """
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from agentd.errors import PermissionDenied, UnknownUser
 from agentd.linux import syscalls
 from agentd.linux.oserrors import os_errors
 
 _INVALID_ID = 2**32 - 1
+# CAP_CHOWN, CAP_KILL, CAP_SETGID and CAP_SETUID of capabilities(7).
+_OVER_OTHERS = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7
 _FILE_LIMIT = 16 * 1024 * 1024
+ONE_USER = "the daemon is not root with CAP_CHOWN, CAP_KILL, CAP_SETGID and CAP_SETUID"
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user as the kernel and the password file know them. home, shell: absolute, in sandbox terms."""
 
     uid: int
@@ -87,18 +91,34 @@ class Users:
         return Identity(account.uid, account.gid, groups, account.name, account.home, account.shell)
 
 
+def acts_as_others() -> bool:
+    """Whether the daemon is root with the capabilities to become somebody else, to give them files and terminals, and
+    to end what runs as them. In a container without them, and under a user of its own, it is one user and no other."""
+    return os.geteuid() == 0 and syscalls.capget().permitted & _OVER_OTHERS == _OVER_OTHERS and _can_set_groups()
+
+
+@functools.cache
+def _can_set_groups() -> bool:
+    """Not in a user namespace that was made without a right to it (user_namespaces(7), /proc/PID/setgroups)."""
+    try:
+        with open("/proc/self/setgroups") as file:
+            return file.read().strip() != "deny"
+    except OSError:
+        return True
+
+
 @contextmanager
 def acting_as(identity: Identity) -> Iterator[None]:
     """For its extent the kernel decides what this thread may do to files as it decides for ``identity``.
 
     Blocking code only: an ``await`` inside would let other code of the thread act so, and a thread that is started
-    inside would stay that user for good. May be nested. PermissionDenied when the daemon cannot: it is not root (its
-    own user is fine and changes nothing), or it lacks CAP_SETUID or CAP_SETGID. A thread that cannot return to its own
-    rights ends the process.
+    inside would stay that user for good. May be nested. PermissionDenied where the daemon cannot (see
+    `acts_as_others`); its own user is fine then, and changes nothing. A thread that cannot return to its own rights
+    ends the process.
     """
-    if os.geteuid() != 0:
+    if not acts_as_others():
         if identity.uid != os.geteuid():
-            raise _refusal(identity, "the daemon does not run as root")
+            raise refusal(identity, ONE_USER)
         yield
         return
     before = _Credentials.current()
@@ -108,7 +128,7 @@ def acting_as(identity: Identity) -> Iterator[None]:
         try:
             _Credentials(identity.uid, identity.gid, frozenset(identity.groups), theirs).assume()
         except OSError as error:
-            raise _refusal(identity, f"the kernel refuses ({error.strerror})") from error
+            raise refusal(identity, f"the kernel refuses ({error.strerror})") from error
         yield
     finally:
         restored = False
@@ -135,59 +155,24 @@ def decided_as(identity: Identity, act: str, path: str) -> Iterator[None]:
             ) from error
 
 
-@contextmanager
-def becoming(identity: Identity) -> Iterator[None]:
-    """For its extent this thread is ``identity`` in everything but its saved uid, by which it comes back; a program
-    started inside is that user for good, without any capability where the uid is not 0.
+class Change(NamedTuple):
+    """What a program's ids are to become; -1 and None leave the daemon's."""
 
-    Blocking code only, in threads that do nothing else. Meanwhile a process of that user may signal this very thread
-    (kill(2)), which ends a daemon that is not PID 1, but cannot trace it (ptrace(2) looks at the saved uid too).
-    PermissionDenied as `acting_as`. A thread that cannot return to its own ids ends the process.
-    """
-    if os.geteuid() != 0:
-        if identity.uid != os.geteuid():
-            raise _refusal(identity, "the daemon does not run as root")
-        yield
-        return
-    with ExitStack() as undo:
-        try:
-            _become(identity, undo)
-        except OSError as error:
-            raise _refusal(identity, f"the kernel refuses ({error.strerror})") from error
-        yield
+    uid: int
+    gid: int
+    groups: tuple[int, ...] | None
 
 
-def _become(identity: Identity, undo: ExitStack) -> None:
-    """Each step that succeeds pushes what takes it back."""
-
-    def change(how: Callable[[], None], back: Callable[[], None]) -> None:
-        how()
-        undo.callback(_or_die, back)
-
-    groups, gid, own = os.getgroups(), os.getegid(), identity.uid == os.geteuid()
-    if identity.uid != 0:
-        syscalls.drop_ambient_capabilities()
-        syscalls.capset(syscalls.capget()._replace(inheritable=0))
-    # Without CAP_SETGID the daemon's own user is what the daemon is.
-    with suppress(PermissionError) if own else nullcontext():
-        change(lambda: syscalls.setgroups(identity.groups), lambda: syscalls.setgroups(groups))
-        change(lambda: syscalls.setresgid(*(identity.gid,) * 3), lambda: syscalls.setresgid(gid, gid, gid))
-    if not own:
-        change(lambda: syscalls.setresuid(identity.uid, identity.uid, 0), lambda: syscalls.setresuid(0, 0, 0))
+def change_to(identity: Identity) -> Change:
+    """From what the daemon is. PermissionDenied as `acting_as`."""
+    if acts_as_others():
+        return Change(identity.uid, identity.gid, identity.groups)
+    if identity.uid != os.geteuid():
+        raise refusal(identity, ONE_USER)
+    return Change(-1, -1, None)
 
 
-def _or_die(back: Callable[[], None]) -> None:
-    restored = False
-    try:
-        back()
-        restored = True
-    finally:
-        if not restored:
-            os._exit(70)
-
-
-@dataclass(frozen=True, slots=True)
-class _Credentials:
+class _Credentials(msgspec.Struct, frozen=True):
     """What the kernel asks for when this thread touches a file."""
 
     uid: int
@@ -212,7 +197,8 @@ class _Credentials:
             raise PermissionError(errno.EPERM, "the ids or capabilities did not change")
 
 
-def _refusal(identity: Identity, reason: str) -> PermissionDenied:
+def refusal(identity: Identity, reason: str) -> PermissionDenied:
+    """Why nobody can be made to act, or a program to run, as that user."""
     return PermissionDenied(
         f"cannot act as user {identity.name!r} (uid {identity.uid}): {reason}; use the daemon's own user",
         user=identity.name,
@@ -223,8 +209,7 @@ class _Directory(Protocol):
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True):
     name: str
     uid: int
     gid: int
@@ -232,8 +217,7 @@ class _Account:
     shell: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(msgspec.Struct, frozen=True):
     name: str
     gid: int
     members: frozenset[str]

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 # A share of the time is told over at least so many seconds, lest two who ask at once see noise.
 WINDOW = 1.0
@@ -19,8 +20,7 @@ CGROUPS = "/sys/fs/cgroup"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """time: Unix seconds. cpu_percent: of all processors together, 0 to 100, since the sample before (the first: since
     the meter was made). Sizes and counts in bytes; those of the network since its interfaces came up, without lo."""
 
@@ -35,8 +35,7 @@ class Sample:
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
+class _Moment(msgspec.Struct, frozen=True):
     """When, and how many seconds of processor time had been used until then."""
 
     at: float

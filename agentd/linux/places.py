@@ -3,14 +3,13 @@
 Blocking: names are looked up in the sandbox's password file.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from agentd.core.paths import absolute
 from agentd.linux.identity import Identity, Users
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A path with those it concerns.
 
     path: absolute, in sandbox terms, not resolved yet. user: who was named, None for nobody. owner: whose is what is
@@ -28,11 +27,16 @@ class Places:
     the user's home, else the workspace. strict: the file system decides as the named user."""
 
     def __init__(self, users: Users, owner: Identity, *, workspace: str, cwd: str | None, strict: bool) -> None:
+        self.owner = owner
         self._users = users
-        self._owner = owner
         self._workspace = workspace
         self._cwd = cwd
         self._strict = strict
+
+    def elsewhere(self, cwd: str | None, owner: Identity) -> "Places":
+        """The same, for somebody who has a directory (None: as here) and an owner of what is new to himself."""
+        cwd = self._cwd if cwd is None else cwd
+        return Places(self._users, owner, workspace=self._workspace, cwd=cwd, strict=self._strict)
 
     def user(self, name: str | None) -> Identity | None:
         """UnknownUser where the sandbox has nobody of that name or number."""
@@ -44,4 +48,4 @@ class Places:
         home = None if identity is None else identity.home
         where = absolute(path, cwd=self._cwd, home=home, workspace=self._workspace)
         rights = (identity,) if self._strict and identity is not None else ()
-        return Place(where, identity, identity or self._owner, rights)
+        return Place(where, identity, identity or self.owner, rights)

@@ -10,7 +10,8 @@ Where the kernel tells no mount ids (gVisor) such a mount, which only root can m
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import InvalidPath, PathReserved, PermissionDenied
 from agentd.linux import syscalls
@@ -129,15 +130,13 @@ class Reserved:
                 raise _refusal(asked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(msgspec.Struct, frozen=True):
     fd: int
     inode: Inode
     mount: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
+class _Mount(msgspec.Struct, frozen=True):
     """A line of /proc/self/mountinfo. source: the directory shown, in its file system; place: where it is mounted."""
 
     parent: int

@@ -27,8 +27,6 @@ _NUMBERS = {
         "setfsgid": 123,
         "capget": 125,
         "capset": 126,
-        "setresuid": 117,
-        "setresgid": 119,
     },
     "aarch64": {
         "sync_file_range": 84,
@@ -41,8 +39,6 @@ _NUMBERS = {
         "setfsgid": 152,
         "capget": 90,
         "capset": 91,
-        "setresuid": 147,
-        "setresgid": 149,
     },
 }
 _NUMBER = {"close_range": 436, "openat2": 437, "faccessat2": 439, **_NUMBERS[platform.machine()]}
@@ -77,8 +73,6 @@ WNOTHREAD = 0x20000000
 
 _STATX_MNT_ID = 0x1000
 _PR_SET_CHILD_SUBREAPER = 36
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _OPENAT2_TRIES = 64
 
@@ -190,29 +184,9 @@ def setfsgid(gid: int) -> int:
     return _call("setfsgid", gid & 0xFFFFFFFF) & 0xFFFFFFFF
 
 
-def setresuid(real: int, effective: int, saved: int) -> None:
-    """The uids of this thread alone, the file system uid with the effective one; the kernel moves the capabilities as
-    capabilities(7) says. EPERM without CAP_SETUID."""
-    _call("setresuid", real, effective, saved)
-
-
-def setresgid(real: int, effective: int, saved: int) -> None:
-    """The gids of this thread alone, the file system gid with the effective one. EPERM without CAP_SETGID."""
-    _call("setresgid", real, effective, saved)
-
-
-def drop_ambient_capabilities() -> None:
-    """PR_CAP_AMBIENT_CLEAR_ALL (prctl(2)): this thread hands no capability on to a program of another user."""
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-
-
 def become_subreaper() -> None:
     """PR_SET_CHILD_SUBREAPER (prctl(2)): orphans among the descendants of this process become its children."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3):
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), *(ctypes.c_ulong(0),) * 3):
         raise OSError(code := ctypes.get_errno(), os.strerror(code))
 
 

@@ -46,6 +46,12 @@ def resize(fd: int, cols: int, rows: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 
+def size_of(fd: int) -> tuple[int, int]:
+    """Columns and rows (TIOCGWINSZ)."""
+    rows, cols, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
+    return cols, rows
+
+
 def _other_end(fd: int) -> int:
     """By TIOCGPTPEER, which needs no path to where devpts is mounted; by its name where the kernel has no such call."""
     try:

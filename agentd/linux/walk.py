@@ -16,12 +16,13 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import PathReserved, PermissionDenied
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.identity import Identity, decided_as
+from agentd.linux.identity import Identity, acts_as_others, decided_as
 from agentd.linux.reserved import Reserved, inode
 
 LINK_LIMIT = 40
@@ -34,8 +35,7 @@ class Stale(Exception):
     """What was looked at is not what stands there now: begin again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Errand:
+class Errand(msgspec.Struct, frozen=True):
     """What a path is resolved for. asked: the path as given, for the errors. act: "open", "make", ... for the same."""
 
     asked: str
@@ -121,12 +121,13 @@ class Walk(Descriptor):
         The owner of a directory may move whatever is in it, and so may those whom its mode lets write. A sticky one
         keeps them from taking away what is not theirs, but not from bringing it from a place of their own: that goes
         for links, as a directory is moved to another parent only by one who may write in it.
+        A daemon that is one user alone (in a volume that is everybody's, mostly) follows links of its own anywhere.
         """
         above = [self._root, *(status for _, status in self._trail)]
         lenders = {status.st_uid for status in (link, *above)} - {0, os.geteuid()}
         *above, holder = above
         is_open = _is_open(holder) or any(_is_open(one) and not one.st_mode & stat.S_ISVTX for one in above)
-        return {NOBODY} if is_open and not lenders else lenders
+        return {NOBODY} if is_open and not lenders and acts_as_others() else lenders
 
     def _refuse_magic(self) -> None:
         """Of the links in a proc file system only those at its top (self, thread-self, mounts, net) are mere text."""

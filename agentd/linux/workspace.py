@@ -1,4 +1,4 @@
-"""The two directories the daemon cannot do without, and the secret it keeps there."""
+"""The two directories the daemon cannot do without, and the secrets it keeps there."""
 
 import errno
 import os
@@ -101,13 +101,27 @@ def _name_of(wanted: Inode, parent: int) -> str | None:
 
 def keep_secret(directory: int, name: str) -> None:
     """A file of 0600 with one random line, unless it is there; whole or not at all. Blocks."""
-    if name in os.listdir(directory):
-        return
+    if name not in os.listdir(directory):
+        keep(directory, name, secrets.token_urlsafe(32).encode() + b"\n")
+
+
+def keep(directory: int, name: str, content: bytes) -> None:
+    """A file of 0600 with this content; whole or not at all, and on the disk. Blocks."""
     fresh = f"{name}.new"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    with open(fd, "w") as file:
+    with open(fd, "wb") as file:
         os.fchmod(fd, 0o600)
-        file.write(secrets.token_urlsafe(32) + "\n")
+        file.write(content)
         file.flush()
         os.fsync(fd)
     os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    with suppress(OSError):  # a file system that cannot
+        os.fsync(directory)
+
+
+def kept(directory: int, name: str) -> bytes | None:
+    """What `keep` kept; None where there is nothing. Blocks."""
+    with suppress(FileNotFoundError):
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+            return file.read()
+    return None

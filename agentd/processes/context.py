@@ -5,9 +5,11 @@ a new one for the code that comes next.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import AgentError, CapacityExceeded, ContextNotFound
 from agentd.processes.interpreter import Died, Interpreter, Spawn
@@ -17,8 +19,7 @@ from agentd.processes.registry import Processes
 from agentd.processes.terms import Order
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(msgspec.Struct, frozen=True):
     """envs: variables for this code alone. timeout: seconds, after which it is interrupted; None for any time."""
 
     text: str
@@ -26,8 +27,7 @@ class Code:
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """number: how many pieces of code this interpreter has been given, this one included."""
 
     number: int
@@ -37,7 +37,8 @@ Happening = Begun | Printed | Shown | Failed
 
 
 class Context:
-    """Owned by `contexts.Contexts`. cwd: the interpreter's directory at its start, in sandbox terms, resolved.
+    """Owned by `contexts.Contexts`. cwd: the interpreter's directory at its start, in sandbox terms, resolved. opened:
+    Unix time. is_default: of code that names no context.
 
     grace: seconds that code has to end after an interrupt. queue: how much may wait.
     """
@@ -48,6 +49,8 @@ class Context:
         self.id = id_
         self.language = language
         self.cwd = ""
+        self.opened = time.time()
+        self.is_default = False
         self._order = order
         self._processes = processes
         self._spawn = spawn

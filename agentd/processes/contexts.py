@@ -14,11 +14,10 @@ from agentd.processes.terms import Order
 
 
 class ContextLimits(msgspec.Struct, frozen=True):
-    """contexts: at once. queue: pieces of code that wait in one of them. grace: seconds that code has to end after an
-    interrupt, before its interpreter is ended."""
+    """See the section ``contexts`` of the configuration, where each is described."""
 
-    contexts: int = 32
-    queue: int = 32
+    max_open: int = 32
+    max_waiting: int = 32
     grace: float = 2
 
 
@@ -63,6 +62,7 @@ class Contexts:
         known = self._default.get(key)
         if known is None:
             known = self._default[key] = self._made(name, None, user)
+            known.is_default = True
         try:
             await known.ready()
         except BaseException:
@@ -80,13 +80,13 @@ class Contexts:
         await asyncio.gather(*(self._remove(context) for context in list(self._contexts.values())))
 
     def _made(self, name: str | None, cwd: str | None, user: str | None) -> Context:
-        if len(self._contexts) >= self._limits.contexts:
+        if len(self._contexts) >= self._limits.max_open:
             raise CapacityExceeded(f"there are {len(self._contexts)} code contexts already; delete one first")
         spoken = language(name)
         id_ = f"ctx_{secrets.token_hex(8)}"
         order = Order((), cwd=cwd, user=user, tags={"context": id_})
         limits = self._limits
-        context = Context(id_, spoken, order, self._processes, self._spawn, limits.grace, limits.queue)
+        context = Context(id_, spoken, order, self._processes, self._spawn, limits.grace, limits.max_waiting)
         self._contexts[id_] = context
         return context
 

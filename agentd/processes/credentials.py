@@ -9,8 +9,9 @@ while the command does (its hooks, for one) could, as it could read that user's 
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import quote
+
+import msgspec
 
 from agentd.core import gitformat
 from agentd.errors import InvalidRequest
@@ -31,12 +32,16 @@ _ASKED = f"SSH_ASKPASS=/proc/$PPID/fd/{_ASKPASS} AGENTD_PASSPHRASE=/proc/$PPID/f
 _ANSWER = b'#!/bin/sh\nexec cat "$AGENTD_PASSPHRASE"\n'
 
 
-@dataclass(frozen=True, slots=True)
-class Password:
+class _Untold(msgspec.Struct, frozen=True):
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # whatever logs it tells no secret
+
+
+class Password(_Untold, frozen=True):
     """For http and https."""
 
     username: str
-    password: str = field(repr=False)
+    password: str
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -45,12 +50,11 @@ class Password:
         return (*plain, *(quote(text, safe="", errors="surrogateescape") for text in plain))
 
 
-@dataclass(frozen=True, slots=True)
-class SshKey:
+class SshKey(_Untold, frozen=True):
     """A private key as ssh-keygen(1) writes it."""
 
-    key: str = field(repr=False)
-    passphrase: str | None = field(default=None, repr=False)
+    key: str
+    passphrase: str | None = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -78,8 +82,7 @@ def _is_plain(text: str) -> bool:
     return not any(ord(character) < 32 or 0xD800 <= ord(character) < 0xDC80 for character in text)
 
 
-@dataclass(frozen=True, slots=True)
-class Lent:
+class Lent(msgspec.Struct, frozen=True):
     """What one command gets: options of git, variables, and what is open, by number in the child."""
 
     options: tuple[str, ...]

@@ -20,6 +20,7 @@ from agentd.processes.terms import Order, Wires
 
 # Beside SIGTERM, SIGINT and SIGHUP, which say something to the daemon too.
 FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+TAGS = {"agentd": "entrypoint"}
 _KILLED = 128 + signal.SIGKILL
 
 
@@ -32,7 +33,7 @@ class Entrypoint:
     @classmethod
     async def start(cls, processes: Processes, argv: Sequence[str]) -> "Entrypoint":
         """Raises what `Processes.start` raises. `FORWARDED` signals of the daemon are the command's from then on."""
-        order = Order(tuple(argv), tags={"agentd": "entrypoint"})
+        order = Order(tuple(argv), tags=TAGS)
         terminal = _gives_terminal_up()
         started = cls(await processes.start(order, wires=Wires(_streams(), {}, terminal=terminal)))
         loop = asyncio.get_running_loop()

@@ -10,8 +10,9 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agentd.core import gitformat
 from agentd.core.eventlog import Stream
@@ -36,22 +37,19 @@ _READING = {"GIT_OPTIONAL_LOCKS": "0"}
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(msgspec.Struct, frozen=True):
     """path: in sandbox terms, may be relative; any directory within it. user: None is the default one."""
 
     path: str
     user: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
+class Author(msgspec.Struct, frozen=True):
     name: str
     email: str
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What git wrote. text: both streams, for people."""
 
     stdout: bytes
@@ -246,7 +244,7 @@ class Git:
     ) -> Said:
         wires = await in_thread(_wires, lent) if lent.open else None
         try:
-            process = await self._processes.start(order, wires=wires)
+            process = await self._processes.start(order, wires=wires, lasting=False)
         except ProgramNotFound:
             raise NotSupported("this sandbox has no git; install it, for example with: apt-get install git") from None
         said.add_done_callback(lambda _: self._spawn(process.stop()) if said.cancelled() else None)

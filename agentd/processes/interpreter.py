@@ -12,8 +12,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agentd.core.eventlog import Stream
 from agentd.errors import Conflict, NotSupported, ProgramNotFound, RequestTimeout, Unavailable
@@ -48,8 +49,7 @@ LAST_TURNS = 300
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(msgspec.Struct, frozen=True):
     """The interpreter ended, and its state with it. wanted: we ended it."""
 
     ending: Ending
@@ -59,8 +59,7 @@ class Died:
 Event = Shown | Failed | Done | Printed | Died
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(msgspec.Struct, frozen=True):
     """Both ends of what connects it: the child's by number, and ours."""
 
     child: Mapping[int, int]

@@ -4,8 +4,9 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agentd.errors import InvalidRequest, NotSupported
 from agentd.processes.packets import EVENTS, SOURCE
@@ -13,8 +14,7 @@ from agentd.processes.packets import EVENTS, SOURCE
 _FOLDER = Path(__file__).with_name("interpreters")
 
 
-@dataclass(frozen=True, slots=True)
-class Language:
+class Language(msgspec.Struct, frozen=True):
     """programs: the first that the sandbox has is taken. arguments: its. source: the file of `interpreters` that it
     executes; "" for a shell, which reads commands on its standard input and the code on SOURCE."""
 

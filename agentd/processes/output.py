@@ -15,30 +15,29 @@ import sys
 import termios
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from agentd.core.eventlog import EventLog, Gap, Span, Stream
 from agentd.linux.threads import DISK, Pool, in_thread
-from agentd.processes.spill import Spill, move, receive
+from agentd.processes.journal import Journal
+from agentd.processes.spill import PIECE, Memory, Spill, Take, into, move
+from agentd.processes.survival import Kept
 
 MEMORY = 256 << 10
-PIECE = 64 << 10
 AHEAD = 256 << 10  # of what one who follows reads at once
 TURN = 8 << 20
 PACE_SECONDS = 10.0
 PUMP = Pool("pump", 4)
-
-# Used on the loop's thread alone, between one wait and the next.
-_BUFFER = memoryview(bytearray(PIECE))
 
 _log = logging.getLogger("agentd.processes")
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Bytes of a stream. cursor: their place in the log, over both streams. offset: in their stream."""
 
     stream: Stream
@@ -73,21 +72,33 @@ class _Pacer:
 class Output:
     """The log of one process and the pipes it comes from.
 
-    capacity: bytes that are kept; of these the first ``head`` for good. directory: fd for the file. spawn: runs a job
-    beside the requests. watch: called with the log's length whenever it has grown.
+    log: with its capacity, and what it has so far. directory: fd for the file. spawn: runs a job beside the requests.
+    watch: called with the log's length whenever it has grown. kept: where it is to outlive the daemon. spill: the file,
+    where there is one already.
     """
 
     def __init__(
-        self, capacity: int, head: int, directory: int, spawn: Spawn, watch: Callable[[int], None] = lambda _: None
+        self,
+        log: EventLog,
+        directory: int,
+        spawn: Spawn,
+        watch: Callable[[int], None] = lambda _: None,
+        *,
+        kept: Kept | None = None,
+        spill: Spill | None = None,
     ) -> None:
-        self.log = EventLog(capacity, head)
+        self.log = log
         self.final: int | None = None
         self.hung_up = False
-        self._memory: bytearray | None = bytearray()
-        self._most_memory = min(MEMORY, capacity)
-        self._turn = min(TURN, max(capacity // 8, 1))
+        self._kept = kept
+        self._journal = journal = None if kept is None else kept.journal
+        self._memory: Memory | Journal | None = Memory() if journal is None else journal
+        if journal is not None and journal.spilled:
+            self._memory = None
+        self._most_memory = min(MEMORY, log.capacity) if journal is None else journal.memory
+        self._turn = min(TURN, max(log.capacity // 8, 1))
         self._directory = directory
-        self._spill: Spill | None = None
+        self._spill = spill
         self._spawn = spawn
         self._watch = watch
         self._pipes: dict[Stream, int] = {}
@@ -176,20 +187,26 @@ class Output:
     def _readable(self) -> None:
         if self._moving:
             return
-        if self._memory is None or len(self._memory) + PIECE * len(self._pipes) > self._most_memory:
+        memory = self._memory
+        if memory is None or len(memory) + PIECE * len(self._pipes) > self._most_memory or not self._taken_in(memory):
             self._moving = True
             for fd in self._pipes.values():
                 self._loop.remove_reader(fd)
             self._spawn(self._move())
-            return
+        else:
+            self._notify()
+
+    def _taken_in(self, memory: Memory | Journal) -> bool:
+        """What is in the pipes, where the memory takes it."""
         for stream, fd in list(self._pipes.items()):
-            count = receive(fd, _BUFFER)
+            count, failure = memory.take(stream, fd, PIECE)
+            if failure is not None:
+                return False
             if count == 0:
                 self._end(stream)
             elif count:
-                self._memory += _BUFFER[:count]
                 self.log.append(stream, count)
-        self._notify()
+        return True
 
     async def _move(self) -> None:
         try:
@@ -198,7 +215,7 @@ class Output:
                 await self._paced()
                 start = self.log.end
                 places = self.log.reserve(self._turn)
-                moved = await in_thread(move, dict(self._pipes), spill, places, pool=PUMP)
+                moved = await in_thread(move, dict(self._pipes), self._take(spill), places, pool=PUMP)
                 for stream, count in moved.counts:
                     self.log.append(stream, count)
                 for stream in moved.ended:
@@ -231,9 +248,13 @@ class Output:
         """The file, with what was in memory in it; None where there can be none now: then output is lost."""
         if self._spill is None:
             try:
-                spill = await in_thread(Spill, self._directory)
-                if self._memory is not None:
-                    await in_thread(spill.write, self._memory, list(self.log.place(0, len(self._memory))))
+                spill = await in_thread(Spill.new, self._directory)
+                if (memory := self._memory) is not None:
+                    content, places = memory.read(0, len(memory)), list(self.log.place(0, len(memory)))
+                    await in_thread(spill.write, content, places)
+                if self._kept is not None:
+                    await in_thread(self._kept.put_spill, spill)
+                    self._kept.journal.spill(spill.fd, next(self.log.place(self.log.end, 1))[0])
                 self._spill = spill
                 for fd in self._pipes.values():
                     with suppress(OSError):  # no pipe, or too many of this size
@@ -243,8 +264,15 @@ class Output:
             self._memory = None
         return self._spill
 
+    def _take(self, spill: Spill | None) -> Take:
+        if self._journal is None:
+            return into(spill)
+        return self._journal.discard if spill is None else partial(self._journal.take_to, spill.fd)
+
     def _lose(self, start: int, error: OSError | None) -> None:
         self.log.lose(start)
+        if self._journal is not None:
+            self._journal.lose(*self.log.kept)
         if error is not None:
             _log.warning("output of a process is lost: %s", error.strerror)
 
@@ -351,7 +379,7 @@ class Output:
     async def _content(self, span: Span) -> bytes | None:
         """None where it was overwritten meanwhile."""
         if self._memory is not None:
-            return bytes(self._memory[span.start : span.start + span.length])
+            return self._memory.read(span.start, span.length)
         if (spill := self._spill) is None:
             return None
         content = await in_thread(spill.read, list(self.log.place(span.start, span.length)), pool=DISK)

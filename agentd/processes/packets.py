@@ -14,7 +14,6 @@ The messages are the Structs below, by ``type``. The code that runs there can se
 changes is its own answer.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -68,16 +67,14 @@ class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Printed:
+class Printed(msgspec.Struct, frozen=True):
     """Bytes of the code's output."""
 
     stream: Stream
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The interpreter waits for a packet."""
 
 
@@ -85,11 +82,10 @@ Message = Shown | Failed | Ready | Done
 _decoder = msgspec.json.Decoder(Shown | Failed | Ready | Done)
 
 
-@dataclass(slots=True)
-class Packets:
+class Packets(msgspec.Struct):
     """Puts together what comes in pieces."""
 
-    _pieces: list[bytes] = field(default_factory=list)
+    _pieces: list[bytes] = msgspec.field(default_factory=list)
     _size: int = 0
 
     def read(self, packet: bytes) -> Printed | Asked | Message | None:

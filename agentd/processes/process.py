@@ -13,15 +13,21 @@ from agentd.errors import Conflict, RequestTimeout
 from agentd.linux.cgroups import Cgroup
 from agentd.linux.descendants import STOP, end_all, signal_all
 from agentd.linux.identity import Identity
+from agentd.linux.pidfd import exit_status, has_ended
+from agentd.linux.reaping import Found, reap, reaped
 from agentd.linux.spawn import Child
 from agentd.linux.threads import in_thread
 from agentd.processes.output import Output
+from agentd.processes.survival import Ended, Kept, Survivor
 from agentd.processes.terms import Ending, Order, Reason, Usage, Wires
 
 # A terminal hands over its last bytes by way of a kernel thread.
 TERMINAL_PATIENCE = 0.1
 # What is killed ends at once, unless it sleeps in the kernel.
 END_PATIENCE = 5.0
+UNKNOWN = 255  # the code where nobody knows
+# Until whoever became the parent of what an earlier daemon started, or whoever traces it, has reaped it.
+REAP_PATIENCE = 3.0
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -31,7 +37,7 @@ class Process:
 
     pid: of the leader, which is also its session and process group. started, ended: Unix time; ended is None while it
     runs. ending: set once the leader ended and all that was in its pipes then is in ``output``. input_bytes: how many
-    bytes of input were taken so far.
+    bytes of input were taken so far. kept: its part of the store, where it outlives the daemon.
     """
 
     def __init__(
@@ -43,16 +49,18 @@ class Process:
         output: Output,
         *,
         cwd: str,
+        started: float,
         grace: float,
         spawn: Spawn,
         ended: Callable[["Process"], None],
+        kept: Kept | None = None,
     ) -> None:
         self.order = order
         self.identity = identity
         self.pid = child.pid
         self.cwd = cwd
         self.output = output
-        self.started = time.time()
+        self.started = started
         self.ended: float | None = None
         self.ending: Ending | None = None
         self.input_bytes = 0
@@ -68,11 +76,34 @@ class Process:
         self._input = wires.input
         self._feeding = asyncio.Lock()
         self._free = asyncio.Event()
-        self._timer = self._loop.call_later(order.timeout, self._end, "timed_out") if order.timeout else None
+        self.kept = kept
+        self._uncertain = False
+        self._timer: asyncio.TimerHandle | None = None
+        if order.timeout:
+            patience = child.since + order.timeout - time.monotonic()
+            self._timer = self._loop.call_later(patience, self._end, "timed_out")
         output.open(wires.outputs)
         self._loop.add_reader(child.fd, self._exited)
         if isinstance(order.stdin, bytes):
             spawn(self._feed(order.stdin))
+
+    def resume(self, found: Survivor) -> None:
+        """Goes on from where an earlier daemon was, right after it was made."""
+        self.input_bytes = found.kept.journal.input_bytes
+        self._uncertain = found.uncertain
+        if found.ended is not None:
+            self._loop.remove_reader(self._child.fd)
+            self._reaped = True
+            self._child.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            self.ended, self.ending = found.ended.at, found.ended.ending
+            self.output.final = found.ended.final
+            self._done.set()
+            self._shut_input()
+        elif found.uncertain and found.record.stdin == "fed":
+            # What it has not been given is gone with the daemon; it must not take that for the end of its input.
+            self._end("lost")
 
     @property
     def mark(self) -> int:
@@ -87,9 +118,15 @@ class Process:
         return self.ending is None
 
     @property
+    def is_found(self) -> bool:
+        """Whether an earlier daemon started it."""
+        return self.kept is not None and self.kept.found
+
+    @property
     def leaders(self) -> tuple[int, ...]:
-        """Its pid, while that cannot be anybody else's."""
-        return () if self._reaped else (self.pid,)
+        """Its pid, while that cannot be anybody else's: somebody else reaps what an earlier daemon has started."""
+        gone = self._reaped or (self.is_found and has_ended(self._child.fd))
+        return () if gone else (self.pid,)
 
     async def wait(self, seconds: float | None = None) -> Ending | None:
         """How it ended; None where it still runs after so long (None: any time)."""
@@ -100,7 +137,7 @@ class Process:
 
     def send(self, number: int) -> None:
         """The signal, to its process group. Conflict where it has ended."""
-        if self._reaped:
+        if not self.leaders:
             raise Conflict(f"process {self.pid} has ended", pid=self.pid)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
@@ -137,6 +174,9 @@ class Process:
         """
         async with self._feeding:
             if offset is not None:
+                if self._uncertain:
+                    what = "nobody knows how much of it was taken when an earlier daemon died; go on without an offset"
+                    raise Conflict(f"the input has some {self.input_bytes} bytes: {what}", offset=self.input_bytes)
                 if offset > self.input_bytes:
                     what = f"the input has {self.input_bytes} bytes so far: send those before {offset} first"
                     raise Conflict(what, offset=self.input_bytes)
@@ -145,7 +185,7 @@ class Process:
             while rest:
                 self._check_input()
                 try:
-                    count = os.write(self._input, rest)
+                    count = self._given(rest)
                 except BlockingIOError:
                     await self._writable(patience)
                     continue
@@ -153,8 +193,23 @@ class Process:
                     self._shut_input()
                     continue
                 rest = rest[count:]
-                self.input_bytes += count
         return self.input_bytes
+
+    def _given(self, content: memoryview) -> int:
+        """How much of it was taken."""
+        if self.kept is None or isinstance(self.order.stdin, bytes):
+            count = os.write(self._input, content)
+            self.input_bytes += count
+            return count
+        journal = self.kept.journal
+        journal.feeding = True
+        try:
+            count = os.write(self._input, content)
+            self.input_bytes += count
+            journal.input_bytes = self.input_bytes
+            return count
+        finally:
+            journal.feeding = self._uncertain
 
     async def close_input(self) -> None:
         """The end of its input, after what is being written. Again is harmless."""
@@ -164,6 +219,8 @@ class Process:
     async def _feed(self, content: bytes) -> None:
         with suppress(Conflict):
             await self.write(content, patience=None)
+        if self.kept is not None and not self._forgotten:
+            self.kept.journal.feeding = False
         await self.close_input()
 
     def _check_input(self) -> None:
@@ -188,6 +245,8 @@ class Process:
         if self._input >= 0:
             fd, self._input = self._input, -1
             os.close(fd)
+            if self.kept is not None:
+                self.kept.end_input()
 
     def _end(self, reason: Reason) -> None:
         """It is ended for a reason of ours. Once."""
@@ -205,20 +264,49 @@ class Process:
         self._loop.remove_reader(self._child.fd)
         seconds = time.monotonic() - self._child.since
         try:
-            _, status, usage = os.wait4(self.pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            more = usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            memory = usage.ru_maxrss << 10 if more else None
-            used = Usage(seconds, usage.ru_utime, usage.ru_stime, memory)
+            if self.is_found:
+                raise ChildProcessError  # though by now a child of ours may have got its pid
+            found = reaped(self.pid)
         except ChildProcessError:
-            code, used, self._reason = 255, Usage(seconds), "lost"
-        self._reaped = True
+            self._leave_reaped()
+            self._spawn(self._ask(seconds))
+            return
+        self._leave_reaped()
         self._child.close()
+        self._spawn(self._outlast(seconds) if found is None else self._finish(self._told(found, seconds)))
+
+    async def _outlast(self, seconds: float) -> None:
+        """Whoever traces it has its end first, and may keep it from everybody else."""
+        found = await in_thread(reap, self.pid, REAP_PATIENCE, pool=STOP)
+        lost = Ending(UNKNOWN, 0, self._reason or "lost", Usage(seconds))
+        await self._finish(lost if found is None else self._told(found, seconds))
+
+    def _told(self, found: Found, seconds: float) -> Ending:
+        status, usage = found
+        more = usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = usage.ru_maxrss << 10 if more else None
+        used = Usage(seconds, usage.ru_utime, usage.ru_stime, memory)
+        return self._ending(os.waitstatus_to_exitcode(status), used)
+
+    def _leave_reaped(self) -> None:
+        self._reaped = True
         if self._timer is not None:
             self._timer.cancel()
+
+    async def _ask(self, seconds: float) -> None:
+        """Of what is not our child, or not any more, the kernel may tell how it ended."""
+        status = await in_thread(exit_status, self._child.fd, REAP_PATIENCE, pool=STOP)
+        self._child.close()
+        used = Usage(seconds)
+        if status is None:
+            await self._finish(Ending(UNKNOWN, 0, self._reason or "lost", used))
+        else:
+            await self._finish(self._ending(os.waitstatus_to_exitcode(status), used))
+
+    def _ending(self, code: int, used: Usage) -> Ending:
         number = max(0, -code)
         reason = self._reason or ("signalled" if number else "exited")
-        self._spawn(self._finish(Ending(128 + number if number else code, number, reason, used)))
+        return Ending(128 + number if number else code, number, reason, used)
 
     async def _finish(self, ending: Ending) -> None:
         try:
@@ -226,6 +314,8 @@ class Process:
         finally:
             self.ended = time.time()
             self.ending = ending
+            if self.kept is not None:
+                self.kept.end(Ended(self.ended, self.output.final or 0, ending))
             self._done.set()
             self._on_end(self)
             self._free.set()

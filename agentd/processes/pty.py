@@ -10,23 +10,25 @@ process, and needs none of those who started it. Everything runs on the loop.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from agentd.errors import CapacityExceeded, Conflict, ProgramNotFound, TerminalNotFound
 from agentd.linux.descriptor import Descriptor
+from agentd.linux.notify import STORE, FdStore
 from agentd.linux.places import Places
-from agentd.linux.terminal import open_terminal, resize
+from agentd.linux.terminal import open_terminal, resize, size_of
 from agentd.linux.threads import in_thread
 from agentd.processes.feed import Feed
 from agentd.processes.identifiers import identifier
+from agentd.processes.journal import Damaged
 from agentd.processes.process import Process
 from agentd.processes.registry import Processes
 from agentd.processes.scrollback import Scrollback
@@ -42,8 +44,11 @@ _PAUSE = 0.004
 _LAST_BYTES = 1 << 20
 _HANG_UP_SECONDS = 1.0
 
-# Used on the loop's thread alone, between one wait and the next.
-_BUFFER = memoryview(bytearray(_TURN))
+# In the store: what it showed, and its two ends.
+_KIND = "t"
+_OURS, _THEIRS = "-o", "-t"
+
+_log = logging.getLogger("agentd.processes")
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
@@ -56,8 +61,7 @@ class TerminalLimits(msgspec.Struct, frozen=True):
     scrollback_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """What to open.
 
     cols, rows: in cells. argv: empty for the user's shell. login: that reads what a login shell reads, which may well
@@ -69,16 +73,27 @@ class Opening:
     argv: tuple[str, ...] = ()
     login: bool = False
     cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     user: str | None = None
     ident: str = ""
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What a terminal is. process: the name of its process in the store."""
+
+    id: str
+    process: str
+    opened: float
+
+
+_records = msgspec.json.Decoder(_Record)
 
 
 class Terminal:
     """Owned by `Terminals`.
 
-    id: of the session. opened: Unix time. seen: the cursor up to which somebody has read. ending: set once the program
-    has ended and its last output is in ``output``, which is closed then.
+    id: of the session. opened: Unix time. ending: set once the program has ended and its last output is in ``output``,
+    which is closed then. kept: its name in the store, where it outlives the daemon.
     """
 
     def __init__(
@@ -87,17 +102,19 @@ class Terminal:
         process: Process,
         ours: Descriptor,
         theirs: Descriptor,
-        opening: Opening,
-        kept: int,
+        output: Scrollback,
         spawn: Spawn,
+        *,
+        opened: float,
+        size: tuple[int, int],
+        kept: str | None = None,
     ) -> None:
         self.id = ident
         self.process = process
-        self.cols = opening.cols
-        self.rows = opening.rows
-        self.opened = time.time()
-        self.output = Scrollback(kept)
-        self.seen = 0
+        self.cols, self.rows = size
+        self.opened = opened
+        self.output = output
+        self.kept = kept
         self.ending: Ending | None = None
         self._ours = ours
         # Held, since reading a terminal that nobody has open fails, and a shell may open its own again.
@@ -107,7 +124,17 @@ class Terminal:
         self._feed = Feed(ours)
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ours.fd, self._readable)
+        if ours.fd >= 0:
+            self._loop.add_reader(ours.fd, self._readable)
+
+    @property
+    def seen(self) -> int:
+        """The cursor up to which somebody has read."""
+        return self.output.seen
+
+    @seen.setter
+    def seen(self, cursor: int) -> None:
+        self.output.seen = cursor
 
     async def write(self, content: bytes) -> None:
         """Types. Waits while the program does not read; what is typed after its end is dropped."""
@@ -153,20 +180,21 @@ class Terminal:
         """What there is, up to one turn; the kernel gives at most 4 KiB at once."""
         count = 0
         try:
-            while count < _TURN and (more := os.readv(self._ours.fd, [_BUFFER[count:]])):
+            while self._ours.fd >= 0 and count < _TURN and (more := self.output.take(self._ours.fd)):
                 count += more
         except BlockingIOError:
             pass
         except OSError:  # EIO: the program has hung it up (vhangup(2)), and may go on without it
             self._loop.remove_reader(self._ours.fd)
         if count:
-            self.output.append(_BUFFER[:count])
+            self.output.tell()
         return count
 
     def _close(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
-        self._loop.remove_reader(self._ours.fd)
+        if self._ours.fd >= 0:
+            self._loop.remove_reader(self._ours.fd)
         self._feed.cut()
         self._theirs.close()
         self.output.close()
@@ -175,7 +203,15 @@ class Terminal:
 class Terminals:
     """All terminals. The ended ones are remembered for a while, so that who comes back learns how they ended."""
 
-    def __init__(self, processes: Processes, places: Places, limits: TerminalLimits, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        places: Places,
+        limits: TerminalLimits,
+        spawn: Spawn,
+        store: FdStore | None = None,
+    ) -> None:
+        self._store = store or FdStore(None)
         self._processes = processes
         self._places = places
         self._limits = limits
@@ -183,6 +219,20 @@ class Terminals:
         self._terminals: dict[str, Terminal] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._opening: set[str] = set()
+
+    async def recover(self) -> None:
+        """Goes on with those that an earlier daemon has left in the store, once their processes are found."""
+        for name in self._store.names(_KIND):
+            if not name.endswith((_OURS, _THEIRS)):
+                ends = [(self._store.claim(name + end) or [Descriptor(-1)])[0] for end in (_OURS, _THEIRS)]
+                try:
+                    self._resume(name, self._store.claim(name), *ends)
+                except (Damaged, OSError, msgspec.DecodeError) as error:
+                    _log.warning("a terminal of an earlier daemon is lost: %s", error)
+                    await self._remove(name)
+        for name in self._store.names(_KIND):
+            self._store.claim(name)
+            await in_thread(self._store.remove, name, pool=STORE)
 
     async def open(self, opening: Opening) -> Terminal:
         """Raises Conflict where one of that id is open, CapacityExceeded, and what `Processes.start` raises."""
@@ -218,11 +268,17 @@ class Terminals:
         """Those that are open, the oldest first."""
         return [terminal for terminal in self._terminals.values() if terminal.ending is None]
 
-    async def close(self) -> None:
-        """The daemon ends. Whatever still runs in a terminal is hung up by the kernel."""
+    async def close(self, patience: float = 0, *, keep: bool = False) -> None:
+        """The daemon ends. Whatever still runs in a terminal is hung up by the kernel; keep: unless the store has it.
+        patience: seconds in which those whose program has ended tell so."""
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=patience)
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        for terminal in [] if keep else self._terminals.values():
+            if terminal.kept is not None:
+                await self._remove(terminal.kept)
 
     async def _shells(self, opening: Opening) -> tuple[tuple[str, ...], ...]:
         place = await in_thread(self._places.find, "/", opening.user)
@@ -236,18 +292,69 @@ class Terminals:
         with ours, theirs:
             order = Order(argv, cwd=opening.cwd, env=opening.env, user=opening.user)
             ends = dict.fromkeys(range(3), os.dup(theirs.fd))
-            process = await self._processes.start(order, wires=Wires(ends, {}, terminal=True))
-            taken = Descriptor(ours.detach()), Descriptor(theirs.detach())
-            terminal = Terminal(ident, process, *taken, opening, self._limits.scrollback_bytes, self._spawn)
-        self._terminals.pop(ident, None)
-        self._terminals[ident] = terminal
-        task = self._spawn(terminal.watch())
+            wires = Wires(ends, {}, terminal=True)
+            process = await self._processes.start(order, wires=wires, lasting=True)
+            opened = time.time()
+            output = kept = None
+            if process.kept is not None:
+                kept, record = FdStore.name(_KIND), _Record(ident, process.kept.name, opened)
+                try:
+                    output = await in_thread(self._keep, kept, record, ours, theirs, pool=STORE)
+                except BaseException as error:
+                    self._spawn(self._remove(kept))
+                    if not isinstance(error, OSError):
+                        raise
+                    kept = None
+            output = output or Scrollback(self._limits.scrollback_bytes)
+            self._add(
+                Terminal(
+                    *(ident, process, Descriptor(ours.detach()), Descriptor(theirs.detach()), output, self._spawn),
+                    opened=opened,
+                    size=(opening.cols, opening.rows),
+                    kept=kept,
+                )
+            )
+        return self._terminals[ident]
+
+    def _keep(self, name: str, record: _Record, ours: Descriptor, theirs: Descriptor) -> Scrollback:
+        """Puts it into the store. Blocks. OSError."""
+        output, file = Scrollback.new(self._limits.scrollback_bytes, msgspec.json.encode(record))
+        with file:
+            for ending, fd in ((_OURS, ours.fd), (_THEIRS, theirs.fd), ("", file.fd)):
+                self._store.put(name + ending, [fd])
+        return output
+
+    def _resume(self, name: str, files: Sequence[Descriptor], ours: Descriptor, theirs: Descriptor) -> None:
+        if not files:
+            raise Damaged("nothing says what it is")
+        output, content = Scrollback.found(files[0].fd)
+        record = _records.decode(content)
+        process = self._processes.kept_as(record.process)
+        if process is None or (process.running and ours.fd < 0):
+            raise Damaged("its process, or its end that is ours, is not there")
+        size = size_of(ours.fd) if ours.fd >= 0 else (0, 0)
+        parts = (record.id, process, ours, theirs, output, self._spawn)
+        self._add(Terminal(*parts, opened=record.opened, size=size, kept=name))
+
+    def _add(self, terminal: Terminal) -> None:
+        former = self._terminals.pop(terminal.id, None)
+        if former is not None and former.kept is not None:
+            self._spawn(self._remove(former.kept))
+        self._terminals[terminal.id] = terminal
+        task = self._spawn(self._watch(terminal))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
-        task.add_done_callback(lambda _: self._forget())
-        return terminal
 
-    def _forget(self) -> None:
-        ended = [terminal.id for terminal in self._terminals.values() if terminal.ending is not None]
-        for ident in ended[: max(0, len(ended) - self._limits.keep_ended)]:
-            del self._terminals[ident]
+    async def _watch(self, terminal: Terminal) -> None:
+        await terminal.watch()
+        if terminal.kept is not None:
+            # Its programs are hung up by that: the store has its ends too.
+            await in_thread(self._store.remove, terminal.kept + _OURS, terminal.kept + _THEIRS, pool=STORE)
+        ended = [one for one in self._terminals.values() if one.ending is not None]
+        for one in ended[: max(0, len(ended) - self._limits.keep_ended)]:
+            del self._terminals[one.id]
+            if one.kept is not None:
+                await self._remove(one.kept)
+
+    async def _remove(self, name: str) -> None:
+        await in_thread(self._store.remove, name, name + _OURS, name + _THEIRS, pool=STORE)

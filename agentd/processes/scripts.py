@@ -4,7 +4,8 @@ The interpreter reads the code on its standard input, which so may be of any len
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agentd.errors import InvalidRequest, NotSupported, ProgramNotFound
 from agentd.processes.process import Process
@@ -24,14 +25,13 @@ _PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """argv: what the code finds behind its own name. env, timeout: as `terms.Order` has them."""
 
     language: str
     code: str
     argv: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     timeout: float | None = None
 
 

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -43,8 +42,7 @@ class SessionLimits(msgspec.Struct, frozen=True):
     idle_timeout: float = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """content: what the command reads first. open: more may follow, until `Session.close_input`."""
 
     content: bytes = b""

@@ -13,7 +13,8 @@ the session; the command that it ran has the shell's status. Everything runs on 
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agentd.errors import CapacityExceeded, Conflict, ProgramNotFound, SessionNotFound
 from agentd.linux.places import Places
@@ -25,15 +26,14 @@ from agentd.processes.shell import Kind, connect
 from agentd.processes.terms import Order
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """What to open. ident: see `identifiers`. shell: None for bash, or sh where there is none. cwd, env, user: as
     `terms.Order` has them."""
 
     ident: str = ""
     shell: Kind | None = None
     cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     user: str | None = None
 
 
@@ -68,7 +68,10 @@ class Sessions:
     def get(self, ident: str) -> Session:
         """SessionNotFound where there is none, or it has been forgotten."""
         if ident not in self._sessions:
-            raise SessionNotFound(f"there is no session {ident!r}; open one", session_id=ident)
+            raise SessionNotFound(
+                f"there is no session {ident!r}: none was opened, it was deleted, or its daemon has ended; open one",
+                session_id=ident,
+            )
         return self._sessions[ident]
 
     async def delete(self, ident: str) -> None:
@@ -86,8 +89,10 @@ class Sessions:
         """The oldest first."""
         return [*self._sessions.values()]
 
-    async def close(self) -> None:
-        """The daemon ends."""
+    async def close(self, patience: float = 0) -> None:
+        """The daemon ends. patience: seconds in which those whose program has ended tell so."""
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=patience)
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)

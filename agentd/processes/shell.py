@@ -16,8 +16,9 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from agentd.core.eventlog import Stream
 from agentd.linux.descriptor import Descriptor
@@ -29,8 +30,7 @@ REPORT = re.compile(rb"(\d{1,12}) (\d{1,3})\n")
 _LONGEST_REPORT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(msgspec.Struct, frozen=True):
     """How a shell is spoken to. source: as a plain builtin, not one of those whose failure ends a shell (2.15)."""
 
     argv: tuple[str, ...]

@@ -1,21 +1,52 @@
-"""The file that holds the output of one process where memory is too small for it. Nobody else can reach it."""
+"""What holds the output of one process: memory, and where that is too small a file. Nobody else can reach it."""
 
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
 
 from agentd.core.eventlog import Stream
 from agentd.linux.descriptor import Descriptor
 
+PIECE = 64 << 10
 BUFFER = 1 << 20
+
+# Bytes that were taken from a pipe, 0 at its end, None where nothing is there yet; and why they could not be kept.
+Taken = tuple[int | None, OSError | None]
+# (stream, pipe, position in the file, room there)
+Take = Callable[[Stream, int, int, int], Taken]
+
+# Used on the loop's thread alone, between one wait and the next.
+_BUFFER = memoryview(bytearray(PIECE))
+
+
+class Memory:
+    """Output that ends with the daemon; see `journal.Journal` for what does not."""
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def take(self, stream: Stream, pipe: int, most: int) -> Taken:
+        """What is in the pipe. most: at most `PIECE`."""
+        count = receive(pipe, _BUFFER[:most])
+        self._content += _BUFFER[: count or 0]
+        return count, None
+
+    def read(self, start: int, length: int) -> bytes:
+        return bytes(self._content[start : start + length])
 
 
 class Spill(Descriptor):
-    """Has no name, so it is gone with its fd. directory: fd of the daemon's own. Everything blocks."""
+    """A file without a name, so it is gone with its fd. Everything blocks."""
 
-    def __init__(self, directory: int) -> None:
+    @classmethod
+    def new(cls, directory: int) -> "Spill":
+        """directory: fd of the daemon's own. OSError."""
         try:
             fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
         except OSError as error:
@@ -25,7 +56,7 @@ class Spill(Descriptor):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=directory)
             os.unlink(name, dir_fd=directory)
-        super().__init__(fd)
+        return cls(fd)
 
     def write(self, content: bytes | bytearray | memoryview, places: Iterable[tuple[int, int]]) -> None:
         """places: (position, length), as many bytes in all as there are."""
@@ -40,30 +71,42 @@ class Spill(Descriptor):
         return b"".join(os.pread(self.fd, length, position) for position, length in places)
 
 
-@dataclass(slots=True)
-class Moved:
+class Moved(msgspec.Struct):
     """counts: bytes by stream, in their order. ended: streams that are at their end. emptied: nothing was left in the
     pipes. failure: of the disk; what was read is counted all the same, and gone."""
 
-    counts: list[tuple[Stream, int]] = field(default_factory=list)
-    ended: list[Stream] = field(default_factory=list)
+    counts: list[tuple[Stream, int]] = msgspec.field(default_factory=list)
+    ended: list[Stream] = msgspec.field(default_factory=list)
     emptied: bool = False
     failure: OSError | None = None
 
 
-def move(pipes: Mapping[Stream, int], spill: Spill | None, places: list[tuple[int, int]]) -> Moved:
-    """What is in the pipes, written to ``places`` of ``spill`` one after the other, until those are full. Blocks.
+def into(spill: Spill | None) -> Take:
+    """Takes from pipes to a file; None loses it."""
+    buffer = memoryview(bytearray(BUFFER))
 
-    spill: None loses it."""
+    def take(stream: Stream, pipe: int, position: int, room: int) -> Taken:
+        count = receive(pipe, buffer[:room])
+        try:
+            if count and spill is not None:
+                spill.write(buffer[:count], [(position, count)])
+        except OSError as error:
+            return count, error
+        return count, None
+
+    return take
+
+
+def move(pipes: Mapping[Stream, int], take: Take, places: list[tuple[int, int]]) -> Moved:
+    """What is in the pipes, to ``places`` of a file one after the other, until those are full. Blocks."""
     moved = Moved()
     left = dict(pipes)
-    buffer = memoryview(bytearray(BUFFER))
     while left and places and moved.failure is None:
         for stream in list(left):
             if not places:
                 break
             position, room = places[0]
-            count = receive(left[stream], buffer[:room])
+            count, moved.failure = take(stream, left[stream], position, min(room, BUFFER))
             if not count:
                 del left[stream]
                 if count == 0:
@@ -73,11 +116,7 @@ def move(pipes: Mapping[Stream, int], spill: Spill | None, places: list[tuple[in
             places[0] = (position + count, room - count)
             if count == room:
                 del places[0]
-            try:
-                if spill is not None:
-                    spill.write(buffer[:count], [(position, count)])
-            except OSError as error:
-                moved.failure = error
+            if moved.failure is not None:
                 break
     moved.emptied = not left
     return moved

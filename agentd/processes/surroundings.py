@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.linux.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What the configuration says.
 
     cwd: where a process starts that names no directory, in sandbox terms. shell: of commands that are for one; a path.

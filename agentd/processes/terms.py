@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -26,8 +25,7 @@ class ProcessLimits(msgspec.Struct, frozen=True):
     grace: float = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """One program to run.
 
     argv: the first is looked for in PATH. command: what to call it in a list; empty: argv. cwd: in sandbox terms, also
@@ -41,17 +39,16 @@ class Order:
     argv: tuple[str, ...]
     command: str = ""
     cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     user: str | None = None
     stdin: Literal["pipe", "null"] | bytes = "null"
     timeout: float | None = None
     output_limit: int | None = None
-    limits: Limits = field(default_factory=Limits)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Wires:
+class Wires(msgspec.Struct, frozen=True):
     """What connects a process and the daemon; by default two or three pipes. All fds are given away: the room closes
     the child's after the start, ours when they are at their end, and all of them where the start fails.
 
@@ -84,8 +81,7 @@ class Offer:
                 os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """getrusage(2) of the process and those of its children that it waited for.
 
     memory_bytes: the largest resident set; None where it stayed below the daemon's own, which a child begins with.
@@ -97,8 +93,7 @@ class Usage:
     memory_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a process ended.
 
     code: exit status, or 128 + the signal's number as a shell has it. signal: its number, 0 where it exited. reason:

@@ -6,7 +6,8 @@ write it there: git is told to leave the name out (git-sparse-checkout(1)), for 
 
 import os
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import Conflict, NotADirectory, PathReserved
 from agentd.linux import trees
@@ -23,8 +24,7 @@ LEAVE_OUT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """path: of the clone, resolved. directory: where git is started, and ``name`` what it makes there."""
 
     path: str

@@ -16,8 +16,9 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from agentd.errors import (
     ArchiveEntryUnsupported,
@@ -39,8 +40,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveLimits:
+class ArchiveLimits(msgspec.Struct, frozen=True):
     """entries: members and the parents made for them; bytes: content of all files; depth: components of a name."""
 
     entries: int
@@ -48,8 +48,7 @@ class ArchiveLimits:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(msgspec.Struct, frozen=True):
     """entries, bytes: as in ArchiveLimits; files: regular files and hard links."""
 
     entries: int

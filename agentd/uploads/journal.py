@@ -18,7 +18,6 @@ import secrets
 import struct
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -185,8 +184,7 @@ def encode_record(record: Record, sequence: int, salt: int) -> bytes:
     return head + xxhash.xxh3_64_intdigest(head, salt).to_bytes(8, "little")
 
 
-@dataclass(slots=True)
-class Journal:
+class Journal(msgspec.Struct, eq=False):
     """A journal that was read or made. It holds no file descriptor: who appends brings one."""
 
     header: Header
@@ -194,7 +192,7 @@ class Journal:
     offset: int  # where the records begin, in bytes
     capacity: int  # records that the file has room for
     used: int = 0  # slots that are taken
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _turn: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def append(self, fd: int, records: list[Record]) -> None:
         """Writes ``records`` into the next slots with one call. Blocks. On an error no slot counts as taken.

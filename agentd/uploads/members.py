@@ -12,7 +12,8 @@ the value is the file name, so ``hdrcharset`` needs no attention. Other records 
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.errors import ArchiveEntryUnsupported
 
@@ -26,8 +27,7 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, *_LONG_NAMES)
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One member. offset: of its first header; body, size: where its content lies (bytes). mode: 12 bits."""
 
     offset: int

@@ -14,7 +14,8 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from agentd.core.conflict import Existing, Kind, Method, decide
 from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
@@ -38,8 +39,7 @@ _log = logging.getLogger("agentd.uploads")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class Staged:
+class Staged(msgspec.Struct):
     """An object in its final form, and where it goes. ``source`` is the directory fd under which it is ``name``.
 
     moved: it is the target now. keep: closes what is open, the replaced file among it, whose blocks are then freed;

@@ -7,7 +7,8 @@ records or staging file are damaged fails with ``state_lost``: accepted bytes ma
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agentd.core.states import UploadState
 from agentd.uploads import journal
@@ -18,18 +19,16 @@ from agentd.uploads.upload import Upload
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that say nothing about the upload that was read
 
 
-@dataclass(slots=True)
-class Recovered:
+class Recovered(msgspec.Struct):
     journal: Journal
     records: list[Record]
     damage: str | None
     data_size: int | None  # None: there is no staging file
 
 
-@dataclass(slots=True)
-class Found:
-    uploads: list[Recovered] = field(default_factory=list)
-    quarantined: list[str] = field(default_factory=list)
+class Found(msgspec.Struct):
+    uploads: list[Recovered] = msgspec.field(default_factory=list)
+    quarantined: list[str] = msgspec.field(default_factory=list)
     leftovers: int = 0
     staged_bytes: int = 0  # on the disk
 

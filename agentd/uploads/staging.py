@@ -20,9 +20,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import xxhash
 
 from agentd.core.parts import Digests, Span
@@ -59,8 +59,7 @@ class StoreLocked(Exception):
     """Another daemon serves this root."""
 
 
-@dataclass(slots=True)
-class Files:
+class Files(msgspec.Struct):
     """The open files of one upload. ``data`` is -1 where the staging file is not there (any more)."""
 
     directory: int

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -58,13 +57,12 @@ class Body(Protocol):
         """Ends a ``receive`` that runs, soon."""
 
 
-@dataclass(slots=True)
-class Writer:
+class Writer(msgspec.Struct):
     """Who writes a part now. ``done`` is set when no thread of it is left."""
 
     body: Body
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-    _decision: threading.Lock = field(default_factory=threading.Lock)
+    done: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _decision: threading.Lock = msgspec.field(default_factory=threading.Lock)
     _kept: bool = False
     _gone: bool = False
 

@@ -14,12 +14,16 @@ from agentd.http.endpoint import Endpoint
 from tests.asking import Caller
 from tests.conftest import Answer, Daemon
 from tests.docs import dialects
-from tests.tables import PREFIXES
+from tests.tables import ALONE, PREFIXES
 
 pytestmark = pytest.mark.exhaustive
 
 ROWS = [
-    (PREFIXES[one.name], row) for one in dialects() if one.name in PREFIXES for row in one.endpoints if not row.socket
+    (row.mounts[0] if row.mounts else PREFIXES[one.name], row)
+    for one in dialects()
+    if one.name in PREFIXES
+    for row in one.endpoints
+    if not row.socket
 ]
 
 TEXTS = [
@@ -116,7 +120,7 @@ def _tries(row: Endpoint) -> Iterator[tuple[dict[str, Any], Any]]:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     place = tmp_path_factory.mktemp("values")
     (place / "root").mkdir()
-    made = Daemon(place / "root", place / "stderr", ("--processes-grace", "0.1"), {})
+    made = Daemon(place / "root", place / "stderr", ("--processes-grace", "0.1", *ALONE), {})
     yield made
     assert made.term() == 0
 

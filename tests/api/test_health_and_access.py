@@ -57,6 +57,12 @@ def test_a_token_is_made_kept_private_and_its_file_named(start_daemon: StartDaem
     assert daemon.token == first
 
 
+def test_a_digest_that_is_none_is_refused_at_the_start(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("sha256:abc\n")
+    with pytest.raises(RuntimeError, match="64 hexadecimal digits"):
+        start_daemon("--token-file", str(tmp_path / "tokens"))
+
+
 def test_several_tokens_are_valid_and_can_be_changed_while_it_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("one\n\ntwo\n")

@@ -110,11 +110,11 @@ def test_the_service_manager_is_told_of_start_and_end(start_daemon: StartDaemon,
         manager.settimeout(ANSWER_SECONDS)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
         daemon = start_daemon(environment=environment)
-        told = [manager.recv(100) for _ in range(4)]
-        assert {b"READY=1", b"WATCHDOG=1"} == set(told)
+        told = [manager.recv(200) for _ in range(4)]
+        assert {b"READY=1\nSTATUS=serving on " + daemon.url.encode(), b"WATCHDOG=1"} == set(told)
         daemon.term()
-        while told[-1] != b"STOPPING=1":
-            told.append(manager.recv(100))
+        while told[-1] != b"STOPPING=1\nSTATUS=draining":
+            told.append(manager.recv(200))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

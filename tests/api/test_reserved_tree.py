@@ -23,7 +23,7 @@ from tests.archives import entry, tar
 from tests.asking import ASKS, VARIANTS, Ask, Caller, is_denied, stale, undecided
 from tests.conftest import Answer, Daemon
 from tests.docs import dialects
-from tests.tables import PREFIXES, TABLES
+from tests.tables import ALONE, PREFIXES, TABLES
 from tests.uploading import tar_of
 
 PLACE = "/workspace/.nullspace"
@@ -125,7 +125,7 @@ def leaks(answer: Answer) -> bool:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     here = tmp_path_factory.mktemp("reserved")
     (here / "root").mkdir()
-    daemon = Daemon(here / "root", here / "stderr", ("--processes-grace", "0.1"), {})
+    daemon = Daemon(here / "root", here / "stderr", ("--processes-grace", "0.1", *ALONE), {})
     try:
         with ExitStack() as mounts:
             made = Place(daemon, mounts)

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import listing_rows, process_rows, rows, shells
+from tests.bench import form_rows, listing_rows, process_rows, rows, shells, start_rows
 from tests.bench.rows import QUICK, Bench, Line, Sizes
 from tests.docs import README, table
 
-ROWS = rows.ROWS | shells.ROWS | process_rows.ROWS | listing_rows.ROWS
+ROWS = rows.ROWS | shells.ROWS | process_rows.ROWS | listing_rows.ROWS | form_rows.ROWS | start_rows.ROWS
 HEADS = ("row", "what", "goal", "ours", "against", "ratio", "spread")
 START, END = "<!-- bench -->\n", "<!-- end -->"
 

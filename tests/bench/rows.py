@@ -23,7 +23,7 @@ Of = Callable[[Sample], float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes; rounds: that count. entries, many_entries: of a directory or a tree."""
+    """Bytes; rounds: that count. entries, many_entries: of a directory or a tree. files: small ones."""
 
     whole: int = GiB
     part: int = 8 * MiB
@@ -34,6 +34,7 @@ class Sizes:
     rounds: int = 7
     entries: int = 100_000
     many_entries: int = 1_000_000
+    files: int = 1000
 
 
 QUICK = Sizes(
@@ -46,6 +47,7 @@ QUICK = Sizes(
     rounds=1,
     entries=1000,
     many_entries=1000,
+    files=20,
 )
 
 
@@ -152,13 +154,13 @@ def ingest(bench: Bench) -> Iterator[Line]:
     goals = "1.15 with xxh3 on the way, 1.0 without", ""
     names = "a bare receiving loop with xxh3", "the bare loop without a hash"
     for name, goal, theirs in zip(names, goals, others, strict=True):
-        yield _cpu(bench, "1", f"{what} {name}", goal, [ours, theirs])
+        yield compare_cpu(bench, "1", f"{what} {name}", goal, [ours, theirs])
 
 
 def stream(bench: Bench) -> Iterator[Line]:
     with bench.bare("stream+xxh3") as server:
         found = in_turn(bench.sizes.rounds, bench.ours, lambda: bench.theirs(server))
-    yield _cpu(bench, "2", "the same, against aiohttp's body stream with xxh3", "0.75", found)
+    yield compare_cpu(bench, "2", "the same, against aiohttp's body stream with xxh3", "0.75", found)
     yield Line("2", "share of user space in ours", "0.2", ratio=share(found[0]))
 
 
@@ -180,9 +182,9 @@ def declared(bench: Bench) -> Iterator[Line]:
     for times, goal in ((1, "1.1"), (2, "")):
         least = [_sum(under, *[hash_] * times) for under, hash_ in zip(floor, hashed, strict=True)]
         name = "one hash" if times == 1 else "two (the parts' and the whole's, which follows)"
-        yield _cpu(bench, "3", f"{what} the bare loop and {name}", goal, [two, least])
+        yield compare_cpu(bench, "3", f"{what} the bare loop and {name}", goal, [two, least])
     for name, samples in (("one connection", one), ("two connections", two)):
-        yield _wall("3", f"time of the same over {name}, against hashlib alone", "", [samples, hashed])
+        yield compare_time("3", f"time of the same over {name}, against hashlib alone", "", [samples, hashed])
 
 
 def _sum(*samples: Sample) -> Sample:
@@ -217,8 +219,8 @@ def against_nginx(bench: Bench) -> Iterator[Line]:
         found = in_turn(bench.sizes.rounds, ours, theirs)
     what = f"{whole // MiB} MiB in {size // MiB} MiB parts, 8 at once, create to complete, against nginx taking them as"
     what += f" {whole // size} files"
-    yield _wall("4", f"time of {what}", "1.1", found)
-    yield _cpu(bench, "4", "CPU of the same", "", found)
+    yield compare_time("4", f"time of {what}", "1.1", found)
+    yield compare_cpu(bench, "4", "CPU of the same", "", found)
 
 
 def at_once(bench: Bench) -> Iterator[Line]:
@@ -350,8 +352,8 @@ def download(bench: Bench) -> Iterator[Line]:
             lambda: get(nginx.pid, nginx.port, "/download"),
         )
     what = f"download of {bench.sizes.whole // MiB} MiB, against nginx"
-    yield _wall("8", f"time of a {what}", "", found)
-    yield _cpu(bench, "8", f"CPU of a {what}", "", found)
+    yield compare_time("8", f"time of a {what}", "", found)
+    yield compare_cpu(bench, "8", f"CPU of a {what}", "", found)
 
 
 def peak(bench: Bench) -> Iterator[Line]:
@@ -372,11 +374,11 @@ def _line(row: str, what: str, goal: str, pair: list[Samples], of: Of, text: Cal
     return Line(row, what, goal, text(ours), text(theirs), ratio(ours, theirs, of))
 
 
-def _cpu(bench: Bench, row: str, what: str, goal: str, pair: list[Samples]) -> Line:
+def compare_cpu(bench: Bench, row: str, what: str, goal: str, pair: list[Samples]) -> Line:
     return _line(row, what, goal, pair, cpu, bench.seconds)
 
 
-def _wall(row: str, what: str, goal: str, pair: list[Samples]) -> Line:
+def compare_time(row: str, what: str, goal: str, pair: list[Samples]) -> Line:
     return _line(row, what, goal, pair, wall, lambda samples: f"{median(samples, wall):.2f} s")
 
 

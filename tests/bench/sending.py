@@ -44,12 +44,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Put:
-    """A request whose body is a piece of the source."""
+    """A request whose body is a piece of the source, between ``before`` and ``after``."""
 
     path: str
     offset: int
     length: int
     headers: str = ""
+    method: str = "PUT"
+    before: bytes = b""
+    after: bytes = b""
 
 
 class Connection:
@@ -68,14 +71,19 @@ class Connection:
         self._socket.close()
 
     def put(self, request: Put, source: Source) -> None:
-        head = f"PUT {request.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {request.length}\r\n{request.headers}\r\n"
-        self._socket.sendall(head.encode())
+        length = len(request.before) + request.length + len(request.after)
+        head = (
+            f"{request.method} {request.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{request.headers}\r\n"
+        )
+        self._socket.sendall(head.encode() + request.before)
         sent = 0
         while sent < request.length:
             moved = os.sendfile(self._socket.fileno(), source.fd, request.offset + sent, request.length - sent)
             if not moved:
                 raise ValueError(f"the source has no {request.length} bytes at {request.offset}")
             sent += moved
+        if request.after:
+            self._socket.sendall(request.after)
         self._answer()
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

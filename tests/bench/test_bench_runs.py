@@ -13,3 +13,10 @@ def test_every_row_is_measured_with_small_sizes(row: str, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert f"| {row} | " in printed
     assert "| 9 | peak resident memory" in printed
+
+
+@pytest.mark.timeout(300)
+def test_all_rows_are_measured_in_one_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert [row for row in ROWS if f"\n| {row} | " not in printed] == []

@@ -7,9 +7,11 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,12 +47,14 @@ class Refused(Exception):
 class Driver:
     """A driver (``driver.py`` or another ``script``) with one version of a client. One call at a time."""
 
-    def __init__(self, packages: Path | None, python: str = sys.executable, script: str = "driver.py") -> None:
+    def __init__(
+        self, packages: Path | None, python: str = sys.executable, script: str = "driver.py", *arguments: str
+    ) -> None:
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         if packages is not None:
             environment["PYTHONPATH"] = str(packages)
         self._process = subprocess.Popen(
-            [python, "-P", str(Path(__file__).with_name(script))],
+            [python, "-P", str(Path(__file__).with_name(script)), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -103,10 +107,15 @@ class Client:
     url: str
     token: str
     retries: int = 5
+    machine: str = ""
 
     def at(self, url: str, **changes: Any) -> "Client":
         """The same client, pointed elsewhere; ``token=`` and ``retries=`` may change too."""
         return replace(self, url=url, **changes)
+
+    def within(self, machine: str) -> "Client":
+        """The same client, which speaks of a machine that it has created or connected to."""
+        return replace(self, machine=machine)
 
     @property
     def any_error(self) -> str:
@@ -121,6 +130,7 @@ class Client:
                 "url": self.url,
                 "token": self.token,
                 "retries": self.retries,
+                "machine": self.machine,
                 "method": method,
                 "positional": positional,
                 "named": named,
@@ -172,14 +182,16 @@ class Client:
 
 
 @contextmanager
-def installed(version: str, beside: Path) -> Iterator[Path]:
-    """A directory with that version, installed by the first process that asks and removed by the last that leaves."""
-    packages = beside / f"nullspace-{version}"
-    with (beside / "nullspace.mutex").open("w") as mutex, (beside / "nullspace.users").open("w") as users:
+def shared(packages: Path, install: Callable[[Path], None]) -> Iterator[Path]:
+    """A directory that is filled by the first process that asks and removed by the last that leaves."""
+    lock = packages.with_name(f"{packages.name}.mutex").open("w")
+    with lock as mutex, packages.with_name(f"{packages.name}.users").open("w") as users:
         fcntl.flock(mutex, fcntl.LOCK_EX)
         fcntl.flock(users, fcntl.LOCK_SH)
         if not packages.exists():
-            _install(version, packages)
+            unfinished = packages.with_name(f"{packages.name}.part")
+            install(unfinished)
+            unfinished.rename(packages)
         fcntl.flock(mutex, fcntl.LOCK_UN)
         try:
             yield packages
@@ -190,6 +202,29 @@ def installed(version: str, beside: Path) -> Iterator[Path]:
                 shutil.rmtree(packages)
             except BlockingIOError:
                 pass
+
+
+def installed(version: str, beside: Path) -> AbstractContextManager[Path]:
+    """A directory with that version."""
+    return shared(beside / f"nullspace-{version}", partial(_install, version))
+
+
+@contextmanager
+def environment(place: Path, *packages: str) -> Iterator[Path]:
+    """The Python of an environment of its own in ``place``, with these packages; it is removed afterwards."""
+    try:
+        yield make_environment(place, *packages)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def make_environment(place: Path, *packages: str) -> Path:
+    """Its Python."""
+    venv.create(place, with_pip=False, symlinks=True)
+    python = place / "bin/python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-compile", *packages], check=True)
+    return python
 
 
 def _install(version: str, packages: Path) -> None:
@@ -204,6 +239,4 @@ def _install(version: str, packages: Path) -> None:
         "--no-deps",
         "--no-compile",
     ]
-    unfinished = packages.with_suffix(".part")
-    subprocess.run([*pip, "--target", str(unfinished), f"nullspace-sdk=={version}"], check=True)
-    unfinished.rename(packages)
+    subprocess.run([*pip, "--target", str(packages), f"nullspace-sdk=={version}"], check=True)

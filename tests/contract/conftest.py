@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
+from tests.contract import sdk
 from tests.contract.clients import CURRENT, OLD, Client, Driver, installed
 from tests.contract.relay import Relay, relay_to
 
@@ -35,9 +36,21 @@ def current_driver() -> Iterator[Driver]:
 
 @pytest.fixture(scope="session")
 def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    shared = tmp_path_factory.getbasetemp()
-    with installed(OLD, shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) as packages:
+    with installed(OLD, beside(tmp_path_factory)) as packages:
         yield from driving(packages, OLD)
+
+
+def beside(factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of the run share."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def sdk_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """The ``daytona`` SDK; see `tests.contract.sdk`."""
+    with sdk.driven(beside(tmp_path_factory)) as driver:
+        yield driver
 
 
 def driving(packages: Path | None, expected: str) -> Iterator[Driver]:

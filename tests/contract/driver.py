@@ -3,7 +3,8 @@
 One JSON object a line. First out: ``version``. Then in: ``style`` (sync, async), ``url``, ``token``, ``retries``,
 ``method`` ("files.NAME", "commands.NAME", ..., "machine.NAME" for the machine's own, or "client.NAME" for the low-level
 client, which is given the machine's id first; "handle.NAME" is one of the command in the background that came last, and
-"handle" goes through its output),
+"handle" goes through its output; "class.NAME" is one of the machine's class), ``machine`` (the id of one that was
+created or connected to; "" for one that is reached without a control plane),
 ``positional``, ``named``; and out: ``result`` and ``progress`` (phase, bytes, parts), or ``error``: what the caller of
 the client would have caught.
 
@@ -43,9 +44,9 @@ _machines: dict[tuple[Any, ...], Any] = {}
 _handles: list[Any] = []
 
 
-def connect(style: str, url: str, token: str, retries: int) -> Any:
-    """A machine that is reached without a control plane; kept for the next call."""
-    key = style, url, token, retries
+def connect(style: str, url: str, token: str, retries: int, machine: str) -> Any:
+    """A machine that is kept for the next call."""
+    key = style, url, token, retries, machine
     if key not in _machines:
         prefix = "Async" if style == "async" else ""
         config = getattr(nullspace.types, NOUN + "Config")()
@@ -53,6 +54,24 @@ def connect(style: str, url: str, token: str, retries: int) -> Any:
         client = getattr(nullspace.client, prefix + "NullspaceClient")(token, url, upload_max_retries=retries)
         _machines[key] = getattr(nullspace, prefix + NOUN)(about, client)
     return _machines[key]
+
+
+def of_class(style: str, url: str, token: str, retries: int, name: str, named: Any) -> Any:
+    """What is created or connected to is kept."""
+    found = getattr(nullspace, ("Async" if style == "async" else "") + NOUN)
+    result = getattr(found, name)(api_key=token, base_url=url, **named)
+    if style == "async":
+        result = _runner.run(_awaited(result))
+    if name == "list":
+        result = [dataclasses.asdict(one) for one in result.items]
+    elif hasattr(result, "id"):
+        _machines[style, url, token, retries, result.id] = result
+        result = dataclasses.asdict(result._info)
+    return {"result": result, "progress": []}
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
 
 
 def stream(path: str) -> Iterator[bytes]:
@@ -116,8 +135,15 @@ def watch(machine: Any, style: str, path: str, *steps: list[Any], last: str, **n
     return {"result": {"told": told, "ended": ended}, "progress": []}
 
 
-def call(style: str, url: str, token: str, retries: int, method: str, positional: list[Any], named: Any) -> Any:
-    machine = connect(style, url, token, retries)
+def call(
+    style: str, url: str, token: str, retries: int, machine: str, method: str, positional: list[Any], named: Any
+) -> Any:
+    if method.startswith("class."):
+        return of_class(style, url, token, retries, method.removeprefix("class."), named)
+    return call_one(connect(style, url, token, retries, machine), style, method, positional, named)
+
+
+def call_one(machine: Any, style: str, method: str, positional: list[Any], named: Any) -> Any:
     if method == "watch":
         return watch(machine, style, *positional, **named)
     target, _, name = method.partition(".")
@@ -125,7 +151,7 @@ def call(style: str, url: str, token: str, retries: int, method: str, positional
     arguments = [value(given, style) for given in positional]
     named = {key: value(given, style) for key, given in named.items()}
     if target == "client":
-        arguments.insert(0, IDENT)
+        arguments.insert(0, machine.id)
     if method in UPLOADS:
         named["progress"] = lambda seen: progress.append((seen.phase, seen.bytes_completed, seen.parts_completed))
     for stream in {"on_stdout", "on_stderr", "on_data"} & set(named):

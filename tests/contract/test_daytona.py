@@ -8,8 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Daemon
-from tests.contract.clients import Driver
+from tests.contract.clients import Driver, environment
 from tests.contract.conftest import start
 
 VERSION = "0.226.1"
@@ -27,7 +25,8 @@ PACKAGE = f"daytona-toolbox-api-client=={VERSION}"
 LEFT_OUT: dict[str, set[str]] = {
     "InfoApi": set(),
     "FileSystemApi": {"upload_files", "download_files"},
-    "ProcessApi": {"connect_pty_session", "get_entrypoint_logs", "get_entrypoint_session"},
+    "ProcessApi": {"connect_pty_session"},
+    "InterpreterApi": {"execute_interpreter_code"},
     "GitApi": {
         *("add_remote", "authenticate", "configure_user", "get_git_config", "init_repository", "list_remotes"),
         *("reset_changes", "restore_files", "set_git_config"),
@@ -72,15 +71,10 @@ def model(name: str, /, **values: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """In an environment of its own: it has requirements that the daemon's tests have not."""
-    place = tmp_path_factory.mktemp("daytona")
-    venv.create(place, with_pip=False, symlinks=True)
-    python = place / "bin/python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-compile", PACKAGE], check=True)
-    driver = Driver(None, str(python), "daytona_driver.py")
-    yield Client(driver)
-    driver.close()
-    shutil.rmtree(place)
+    with environment(tmp_path_factory.mktemp("daytona") / "client", PACKAGE) as python:
+        driver = Driver(None, str(python), "daytona_driver.py")
+        yield Client(driver)
+        driver.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +169,14 @@ def test_a_terminal_is_opened_sized_and_ended(toolbox: Client, place: str, tmp_p
     assert toolbox("ProcessApi", "delete_pty_session", ident)
 
 
+def test_an_interpreter_is_started_listed_and_ended(toolbox: Client, place: str) -> None:
+    made = toolbox("InterpreterApi", "create_interpreter_context", model("CreateContextRequest", cwd=place))
+    assert (made["cwd"], made["language"], made["active"]) == (place, "python", True)
+    assert made in toolbox("InterpreterApi", "list_interpreter_contexts")["contexts"]
+    toolbox("InterpreterApi", "delete_interpreter_context", made["id"])
+    assert made not in toolbox("InterpreterApi", "list_interpreter_contexts")["contexts"]
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git in this machine")
 def test_git_works_from_clone_to_push(toolbox: Client, daemon: Daemon, place: str) -> None:
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", daemon.root / place[1:] / "remote"], check=True)
@@ -228,6 +230,8 @@ def test_the_machine_tells_of_itself(toolbox: Client) -> None:
         (("FileSystemApi", "move_file", "/home", "/etc"), ("ConflictException", 409, "CONFLICT")),
         (("ProcessApi", "get_session", "nobody"), ("NotFoundException", 404, "NOT_FOUND")),
         (("ProcessApi", "get_pty_session", "nobody"), ("NotFoundException", 404, "NOT_FOUND")),
+        (("ProcessApi", "get_entrypoint_session"), ("NotFoundException", 404, "NOT_FOUND")),
+        (("ProcessApi", "get_entrypoint_logs"), ("NotFoundException", 404, "NOT_FOUND")),
         (("GitApi", "get_status", "/workspace"), ("NotFoundException", 404, "GIT_REPO_NOT_FOUND")),
         (
             ("ProcessApi", "execute_command", model("ExecuteRequest", command="sleep 60", timeout=1)),

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.images import built as built
+from tests.deploy.images import context as context
+from tests.deploy.images import engine as engine
+from tests.deploy.service import machine as machine
+from tests.deploy.service import service as service
+from tests.deploy.service import started as started
+
 HERE = Path(__file__).parent
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.alone import Machine, runs
 from tests.conftest import Daemon
 from tests.process.harness.waiting import eventually
 from tests.processes import Shell, alive
+from tests.tables import ALONE
 
-# Once it is in its cgroup, it takes its mark away and leaves all its ancestors behind.
-UNFINDABLE = "sleep 0.1; setsid bash -c 'ulimit -R 5000000; (sleep 1000 >/dev/null 2>&1 &)'; sleep 0.1"
+# First of all it spoils its mark, which root may be able to take away, and leaves all its ancestors behind.
+AWAY = "for i in 5 unlimited; do ulimit -m $i; ulimit -x $i; done; (setsid sleep 1000 &)"
+UNFINDABLE = f"exec bash -c '{AWAY}' >/dev/null 2>&1"
 FAST = "for i in 1 2 3 4; do (setsid sleep 1000 &); done; exec sleep 1000"
 # Each of them has less than the limit.
 HOG = "for i in 1 2 3 4; do head -c 100M /dev/zero | tail -c 99M | sleep 1000 & done; sleep 1000"
@@ -66,7 +69,7 @@ def daemon(own: Path, tmp_path: Path) -> Iterator[Daemon]:
         )
 
     (tmp_path / "root").mkdir()
-    flags = ("--processes-cgroup", "auto", "--processes-grace", "0.1")
+    flags = ("--processes-cgroup", "auto", "--processes-grace", "0.1", *ALONE)
     daemon = Inside(tmp_path / "root", tmp_path / "stderr", flags, {})
     yield daemon
     daemon.term()
@@ -80,6 +83,16 @@ def groups(own: Path) -> list[set[int]]:
     return [{int(pid) for pid in (leaf / "cgroup.procs").read_text().split()} for leaf in leaves(own)]
 
 
+def test_what_a_handle_has_started_ends_with_it_and_nothing_of_another(daemon: Daemon) -> None:
+    one, other, shell = Machine(daemon), Machine(daemon), Shell(daemon)
+    spared = [other.begin("exec sleep 1000"), shell.begin("exec sleep 1000")]
+    one.run(UNFINDABLE)
+    assert len(alive(daemon.root)) == len(spared) + 1
+    assert one("DELETE").status == 200
+    assert sorted(alive(daemon.root)) == sorted(spared)
+    assert all(map(runs, spared))
+
+
 def test_every_process_has_a_cgroup_of_its_own_until_its_end(own: Path, daemon: Daemon) -> None:
     shell = Shell(daemon)
     pids = [shell.begin(FAST) for _ in range(3)]
@@ -89,6 +102,13 @@ def test_every_process_has_a_cgroup_of_its_own_until_its_end(own: Path, daemon: 
         assert shell.post(pid, "kill") == 204
     assert leaves(own) == []
     assert daemon.call("GET", "/v1/capabilities").json()["cgroup"] is True
+
+
+def test_a_process_is_in_its_cgroup_from_its_first_instruction(own: Path, daemon: Daemon) -> None:
+    said = {Shell(daemon).exec("grep", "^0:", "/proc/self/cgroup").json()["stdout"] for _ in range(20)}
+    assert {line.split("/")[-2] for line in said} == {own.name}
+    assert all(line.split("/")[-1].startswith("run-") for line in said)
+    assert len(said) == 20
 
 
 def test_one_that_cannot_be_found_is_killed_all_the_same(own: Path, daemon: Daemon) -> None:

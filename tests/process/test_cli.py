@@ -1,7 +1,9 @@
 """`agentd put` and `agentd get`, as a person or a script uses them, against a real daemon."""
 
 import hashlib
+import importlib
 import io
+import json
 import os
 import resource
 import shlex
@@ -14,34 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from agentd import __version__
+from agentd.cli import COMMANDS
 from tests.conftest import UNIT, Daemon, StartDaemon
+from tests.process.harness.cli import SECONDS, Cli
 
 PART = 64 << 10
-SECONDS = 30 * UNIT
 
 pytestmark = pytest.mark.timeout(120 * UNIT)
-
-
-class Cli:
-    """Runs `agentd ...` against one daemon, in a directory of its own."""
-
-    def __init__(self, daemon: Daemon, place: Path) -> None:
-        self.place = place
-        self.environment = os.environ | {
-            "AGENTD_URL": daemon.url,
-            "AGENTD_TOKEN_FILE": str(daemon.root / "workspace/.nullspace/token"),
-            "PYTHONPATH": os.getcwd(),
-        }
-
-    def start(self, *words: str, **more: object) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "agentd", *words]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.place, env=self.environment, **pipes | more)  # type: ignore[call-overload,no-any-return]
-
-    def run(self, *words: str, given: bytes = b"", **more: object) -> "subprocess.CompletedProcess[bytes]":
-        with self.start(*words, **more) as process:
-            out, err = process.communicate(given, timeout=SECONDS)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 @pytest.fixture
@@ -254,8 +236,50 @@ def test_a_reader_that_leaves_early_ends_the_download_quietly(cli: Cli) -> None:
     with cli.start("get", "/workspace/big", "-") as got:
         got.stdout.read(10)  # type: ignore[union-attr]
         got.stdout.close()  # type: ignore[union-attr]
-        assert got.stderr.read().splitlines()[-1] == b"agentd get: Broken pipe"  # type: ignore[union-attr]
-    assert got.returncode == 1
+        assert b"agentd get:" not in got.stderr.read()  # type: ignore[union-attr]
+    assert got.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("words", [("ls", "--json", "-aR", "/"), ("completion", "bash"), ("doctor",), ("ps", "-a")])
+def test_a_reader_that_leaves_early_is_no_news_to_any_command(cli: Cli, words: tuple[str, ...]) -> None:
+    with cli.start(*words) as process:
+        process.stdout.close()  # type: ignore[union-attr]
+        assert process.stderr.read() == b""  # type: ignore[union-attr]
+    assert process.returncode == 141
+
+
+def test_versions_are_ours_and_the_daemons(cli: Cli) -> None:
+    assert cli.says("--version") == f"agentd {__version__}\n"
+    assert cli.says("version").splitlines()[1].startswith(f"daemon {__version__}")
+    assert json.loads(cli.says("version", "--json"))["daemon"]["version"] == __version__
+    done = cli.run("version", "--json", "--url", "http://127.0.0.1:1")
+    assert (done.returncode, json.loads(done.stdout)["daemon"]) == (1, None)
+
+
+def test_what_is_no_command_is_said_and_what_a_status_means_too(cli: Cli) -> None:
+    done = cli.run("nonsense")
+    assert (done.returncode, b"there is no command 'nonsense'" in done.stderr) == (2, True)
+    assert "127  there is no such command" in cli.says("--help")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_known_without_being_run(command: str) -> None:
+    parser = importlib.import_module(f"agentd.cli.{command}").parser()
+    assert parser.prog == f"agentd {command}"
+    assert all(action.help for action in parser._actions if action.option_strings)
+
+
+def test_json_says_what_was_done(cli: Cli, place: Path) -> None:
+    sha256 = hashlib.sha256(b"abc").hexdigest()
+    put = json.loads(cli.says("put", "--json", "-", "/workspace/x", given=b"abc"))
+    assert {name: put[name] for name in ("path", "bytes", "sha256")} == {
+        "path": "/workspace/x",
+        "bytes": 3,
+        "sha256": sha256,
+    }
+    got = json.loads(cli.says("get", "--json", "/workspace/x"))
+    assert got == {"path": "/workspace/x", "file": str(place / "x"), "bytes": 3}
+    assert cli.run("get", "--json", "/workspace/x", "-").returncode == 2
 
 
 def test_a_unix_socket_will_do(start_daemon: StartDaemon, place: Path) -> None:

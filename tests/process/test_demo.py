@@ -1,5 +1,6 @@
 """`agentd demo` tells the truth: it really kills, really resumes, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -77,6 +78,13 @@ def test_an_interrupted_demo_cleans_up_too(scratch: Path, number: int) -> None:
     assert process.returncode == 130
     assert list(scratch.iterdir()) == []
     assert running_below(scratch) == []
+
+
+def test_json_tells_what_came_of_it_and_no_story(scratch: Path) -> None:
+    with demo(scratch, "--json") as process:
+        out, _ = process.communicate(timeout=SECONDS)
+    told = json.loads(out)
+    assert (process.returncode, told["bytes"], told["parts"], told["sent_twice"]) == (0, 8 << 20, 32, 0)
 
 
 def test_keep_leaves_the_evidence(scratch: Path) -> None:

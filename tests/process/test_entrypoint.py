@@ -173,7 +173,6 @@ def test_a_terminal_that_controls_the_daemon_is_the_command_s(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--"], "command: nothing follows --"),
         (["--", "no-such-program"], "command: cannot run 'no-such-program'"),
         (["--keep-processes", "--", "true"], "keep_processes: a command"),
     ],

@@ -4,14 +4,16 @@ rooms. One module for each topic, as in the native API."""
 from collections.abc import Mapping
 from typing import Protocol
 
+from agentd.dialects.daytona.entrypoint import EntrypointRows
 from agentd.dialects.daytona.files import FileRows
 from agentd.dialects.daytona.git import GitRows
+from agentd.dialects.daytona.interpreter import InterpreterRows
 from agentd.dialects.daytona.machine import MachineRows
 from agentd.dialects.daytona.processes import ProcessRows
 from agentd.dialects.daytona.sessions import SessionRows
 from agentd.dialects.daytona.terminals import TerminalRows
 from agentd.dialects.daytona.transfers import TransferRows
-from agentd.dialects.daytona.wire import close, tell
+from agentd.dialects.daytona.wire import ErrorBody, close, tell
 from agentd.errors import SandboxNotFound
 from agentd.files.changes import Changes
 from agentd.files.editing import Editing
@@ -23,6 +25,7 @@ from agentd.files.writing import Writing
 from agentd.http.endpoint import Dialect
 from agentd.linux.meter import Meter
 from agentd.linux.places import Places
+from agentd.processes.contexts import Contexts
 from agentd.processes.git import Git
 from agentd.processes.pty import Terminals
 from agentd.processes.registry import Processes
@@ -44,6 +47,7 @@ class Owners(Protocol):
     search: Search
     processes: Processes
     sessions: Sessions
+    contexts: Contexts
     terminals: Terminals
     git: Git
     meter: Meter
@@ -57,6 +61,8 @@ def daytona(rooms: Owners, sandbox_id: str | None) -> Dialect:
         TransferRows(rooms.files, rooms.writing, places),
         ProcessRows(rooms.processes),
         SessionRows(rooms.sessions),
+        EntrypointRows(rooms.processes),
+        InterpreterRows(rooms.contexts),
         TerminalRows(rooms.terminals),
         GitRows(rooms.git),
         MachineRows(rooms.processes, rooms.meter, places),
@@ -67,4 +73,6 @@ def daytona(rooms: Owners, sandbox_id: str | None) -> Dialect:
             raise SandboxNotFound(f"this is not {values['sandbox_id']!r}: the request reached the wrong daemon")
 
     rows = tuple(row for topic in topics for row in topic.endpoints())
-    return Dialect("daytona", MOUNTS, rows, admit=admit, close=close, tell=tell)
+    return Dialect(
+        "daytona", MOUNTS, rows, admit=admit, close=close, tell=tell, errors=(SandboxNotFound,), failure=ErrorBody
+    )

@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agentd import errors
 from agentd.core.conflict import ConflictMode
-from agentd.dialects.daytona.wire import CHANGE_ERRORS, JSON, PATH_ERRORS, FileInfo, described, empty, listed, place_of
-from agentd.dialects.nullspace.streams import array
+from agentd.dialects.daytona.wire import CHANGE_ERRORS, JSON, PATH_ERRORS, FileInfo, described, empty, listed
+from agentd.dialects.streams import array
+from agentd.dialects.values import place_of
 from agentd.errors import AgentError, InvalidRequest
 from agentd.files.changes import Changes
 from agentd.files.editing import Editing
@@ -138,6 +139,7 @@ class FileRows:
             Endpoint(
                 *("POST", "/files/folder", "files.folder", self.make_directory),
                 params=FolderParams,
+                takes=(),
                 status=201,
                 summary="Make a directory and those missing above it; one that is there stays as it is",
                 errors=CHANGE_ERRORS,
@@ -145,12 +147,14 @@ class FileRows:
             Endpoint(
                 *("POST", "/files/move", "files.move", self.move),
                 params=MoveParams,
+                takes=(),
                 summary="Give an entry another path, where nothing is",
                 errors=CHANGE_ERRORS,
             ),
             Endpoint(
                 *("POST", "/files/permissions", "files.permissions", self.set_permissions),
                 params=PermissionsParams,
+                takes=(),
                 summary="Set owner, group and permission bits of what a path leads to",
                 errors=(*CHANGE_ERRORS, errors.UnknownUser),
             ),

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from agentd import errors
 from agentd.core.gitformat import Change
 from agentd.dialects.daytona.wire import empty
-from agentd.dialects.nullspace.wire import PATH_ERRORS
+from agentd.dialects.failures import PATH_ERRORS
 from agentd.errors import NotSupported
 from agentd.http.endpoint import Call, Endpoint, TextResult
 from agentd.processes.credentials import Password
@@ -22,6 +22,7 @@ _ERRORS = (
     errors.ExecTimeout,
     errors.CapacityExceeded,
     errors.InvalidRequest,
+    errors.Conflict,
     *PATH_ERRORS,
 )
 _WORDS = {

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from agentd import __version__, errors
-from agentd.dialects.nullspace.wire import rfc3339
+from agentd.dialects.values import rfc3339
 from agentd.errors import InvalidRequest
 from agentd.http.endpoint import Call, Endpoint
 from agentd.linux.meter import Meter

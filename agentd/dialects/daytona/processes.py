@@ -7,8 +7,9 @@ from msgspec import Meta, Struct
 
 from agentd import errors
 from agentd.core.eventlog import Gap
-from agentd.dialects.nullspace.commands import START_ERRORS, tell, timed_out
-from agentd.dialects.nullspace.wire import idempotency_key
+from agentd.dialects.failures import START_ERRORS
+from agentd.dialects.telling import tell, timed_out
+from agentd.dialects.values import idempotency_key
 from agentd.errors import ExecFailed, NotADirectory, NotFound, PermissionDenied
 from agentd.http.endpoint import Call, Endpoint
 from agentd.processes import scripts

@@ -9,8 +9,9 @@ from agentd import errors
 from agentd.core.eventlog import Gap, Stream
 from agentd.core.text import whole
 from agentd.dialects.daytona.wire import answer, empty
-from agentd.dialects.nullspace.commands import START_ERRORS, told
-from agentd.dialects.nullspace.wire import idempotency_key, text_bytes
+from agentd.dialects.failures import START_ERRORS
+from agentd.dialects.telling import told
+from agentd.dialects.values import idempotency_key, text_bytes
 from agentd.errors import CommandEnded, SessionEnded
 from agentd.http.endpoint import Call, Endpoint, TextResult
 from agentd.http.socket import Socket
@@ -137,8 +138,15 @@ class SessionRows:
                 body=RunBody,
                 body_limit=BODY_LIMIT,
                 result=Ran,
+                also=((202, Begun),),
                 summary="Run a command in a session, after those before it; with `runAsync` 202 and its id",
-                errors=(*_ERRORS, errors.InvalidRequest, errors.SessionEnded, errors.CapacityExceeded),
+                errors=(
+                    *_ERRORS,
+                    errors.InvalidRequest,
+                    errors.SessionEnded,
+                    errors.CapacityExceeded,
+                    errors.KeyReused,
+                ),
             ),
             Endpoint(
                 *("GET", command, "sessions.command", self.command),

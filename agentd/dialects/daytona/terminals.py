@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agentd import errors
-from agentd.dialects.nullspace.commands import START_ERRORS
-from agentd.dialects.nullspace.wire import rfc3339
+from agentd.dialects.failures import START_ERRORS
+from agentd.dialects.values import rfc3339
 from agentd.errors import AgentError, InvalidRequest, SessionEnded
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Endpoint

@@ -13,16 +13,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from agentd import errors
 from agentd.dialects.daytona.files import PathParams
-from agentd.dialects.daytona.wire import CHANGE_ERRORS, PATH_ERRORS, SOURCE, answer, empty, place_of, tell
+from agentd.dialects.daytona.wire import CHANGE_ERRORS, PATH_ERRORS, SOURCE, answer, empty, tell
+from agentd.dialects.values import place_of
 from agentd.errors import AgentError, InvalidRequest, RequestTooLarge, StorageFailed
 from agentd.files.operations import Content, Entry, Files
 from agentd.files.writing import BODY_LIMIT, Writing
 from agentd.http.codec import encode
-from agentd.http.endpoint import RAW, Call, Endpoint, Failed, FileResult, StreamResult, TextResult
+from agentd.http.endpoint import FILE, RAW, Call, Endpoint, Failed, FileField, FileResult, StreamResult, TextResult
 from agentd.linux.places import Places
 from agentd.linux.threads import in_thread
 
@@ -35,6 +36,17 @@ _PIECE = 1 << 20
 _PATH_BYTES = 8192
 _FIELD = re.compile(r"files\[(?P<index>[0-9]{1,9})\]\.(?P<what>path|file)")
 _PLAIN = re.compile(r'[\x00-\x1f\x7f"\\]')
+
+
+class FileForm(Struct):
+    file: FileField
+
+
+class FilesForm(Struct):
+    """And so on, with 1 and more."""
+
+    first_path: str = field(name="files[0].path")
+    first_file: FileField = field(name="files[0].file")
 
 
 class Uploaded(Struct):
@@ -75,8 +87,9 @@ class TransferRows:
                 *("GET", "/files/download", "files.download", self.download),
                 params=PathParams,
                 summary="Send the bytes of a file, or a range of them (RFC 9110)",
-                errors=(*PATH_ERRORS, errors.IsADirectory, errors.RangeNotSatisfiable),
+                errors=(*PATH_ERRORS, errors.IsADirectory, errors.PreconditionFailed, errors.RangeNotSatisfiable),
                 sends=(RAW,),
+                also=FILE,
             ),
             Endpoint(
                 *("POST", "/files/bulk-download", "files.bulk_download", self.download_many),
@@ -91,6 +104,7 @@ class TransferRows:
                 summary="As upload-v2, for old clients, who take an answer without a body",
                 errors=CHANGE_ERRORS,
                 takes=(FORM, RAW),
+                form=FileForm,
             ),
             Endpoint(
                 *("POST", "/files/upload-v2", "files.upload", self.upload),
@@ -99,10 +113,13 @@ class TransferRows:
                 summary="Write a file: the body, or the field `file` of a form; missing directories are made",
                 errors=CHANGE_ERRORS,
                 takes=(FORM, RAW),
+                form=FileForm,
             ),
             Endpoint(
                 *("POST", "/files/bulk-upload", "files.bulk_upload", self.upload_many),
                 result=TakenFiles,
+                also=((400, PartlyTaken),),
+                form=FilesForm,
                 summary="Write files: a form with `files[N].path`, each before its `files[N].file`; one that fails "
                 "is told of and leaves nothing",
                 errors=(InvalidRequest,),

@@ -4,7 +4,6 @@ Names and shapes are those of its published description and clients. Clients rea
 not for a call as no answer at all, and no JSON from anything but ``application/json``.
 """
 
-import os
 import stat
 import time
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 from msgspec import Struct
 
 from agentd import errors
-from agentd.dialects.nullspace.wire import rfc3339
-from agentd.errors import AgentError, InvalidPath
+from agentd.dialects.values import rfc3339
+from agentd.errors import AgentError
 from agentd.files.listing import Found
 from agentd.files.operations import Status
 from agentd.http.codec import encode
 from agentd.http.endpoint import Failed, TextResult
-from agentd.linux.places import Place, Places
 
 SOURCE = "DAYTONA_DAEMON"
 JSON = "application/json"
@@ -109,8 +107,21 @@ class FileInfo(Struct, rename="camel"):
     permissions: str
 
 
+class ErrorBody(Struct, rename="camel"):
+    """With the error's own facts."""
+
+    status_code: int
+    message: str
+    code: str
+    timestamp: str
+    path: str
+    method: str
+    source: str
+    request_id: str
+
+
 def tell(failed: Failed) -> tuple[int, dict[str, Any]]:
-    """Status and envelope. Its further keys are the error's own facts: clients keep what they do not know."""
+    """Status and `ErrorBody`. Its further keys are the error's own facts: clients keep what they do not know."""
     status, code = _meaning(failed.error)
     facts = {key: value for key, value in failed.error.facts.items() if key not in ("path", "status", "allow")}
     return status, facts | {
@@ -151,17 +162,6 @@ def empty(status: int) -> TextResult:
 def answer(value: object, status: int) -> TextResult:
     """JSON with another status than that of its row."""
     return TextResult(encode(value).decode(), JSON, status)
-
-
-def place_of(places: Places, path: str) -> Place:
-    """What a call means by a path. InvalidPath for one that is no name, and for an empty one."""
-    if not path:
-        raise InvalidPath('the path is empty: name an entry, or "." for the directory where relative paths begin')
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise InvalidPath(f"{path!r} has characters that no file name has") from None
-    return places.find(path)
 
 
 _KINDS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}

@@ -6,7 +6,7 @@ One module for each topic, with a class whose ``endpoints()`` are its rows; `wir
 from collections.abc import Iterable, Mapping
 
 from agentd import errors
-from agentd.dialects.nullspace.wire import render
+from agentd.dialects.nullspace.wire import ErrorBody, render
 from agentd.http.endpoint import Dialect, Endpoint
 
 MOUNTS = ("/v1/machines/{machine_id}", "/v1/sandboxes/{sandbox_id}", "/v1")
@@ -20,4 +20,5 @@ def nullspace(rows: Iterable[Endpoint], sandbox_id: str | None) -> Dialect:
             if sandbox_id is not None and values.get(name, sandbox_id) != sandbox_id:
                 raise error(f"this is not {values[name]!r}: the request reached the wrong daemon")
 
-    return Dialect("nullspace", MOUNTS, tuple(rows), render, admit)
+    strangers = (errors.MachineNotFound, errors.SandboxNotFound)
+    return Dialect("nullspace", MOUNTS, tuple(rows), render, admit, errors=strangers, failure=ErrorBody)

@@ -10,10 +10,11 @@ from msgspec import Meta, Struct
 
 from agentd import errors
 from agentd.core.eventlog import Stream
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.values import user_name
 from agentd.errors import NotSupported
 from agentd.http.endpoint import Call, Endpoint, StreamResult
-from agentd.http.events import Event, stream
+from agentd.http.events import NDJSON, SSE, Event, stream
 from agentd.processes.context import Begun, Code, Context
 from agentd.processes.contexts import Contexts
 from agentd.processes.packets import Printed
@@ -73,6 +74,7 @@ class CodeRows:
             Endpoint(
                 *("POST", "/code/execute", "code.execute", self.execute),
                 body=ExecuteBody,
+                sends=(SSE, NDJSON),
                 summary="Execute code in a context; what happens, as it happens, as server-sent events or NDJSON",
                 errors=(*known, *_START_ERRORS),
             ),
@@ -92,6 +94,7 @@ class CodeRows:
             Endpoint(
                 *("DELETE", "/code/contexts/{context_id}", "code.contexts.delete", self.delete),
                 params=ContextParams,
+                status=204,
                 summary="End a context and what it runs",
                 errors=known,
             ),
@@ -99,6 +102,7 @@ class CodeRows:
                 *("POST", "/code/contexts/{context_id}/restart", "code.contexts.restart", self.restart),
                 params=ContextParams,
                 result=Acted,
+                takes=(),
                 summary="Give a context a new interpreter",
                 errors=(*known, *_START_ERRORS),
             ),
@@ -106,12 +110,15 @@ class CodeRows:
                 *("POST", "/code/contexts/{context_id}/interrupt", "code.contexts.interrupt", self.interrupt),
                 params=ContextParams,
                 result=Acted,
+                takes=(),
                 summary="Interrupt the code that runs, as ^C does",
                 errors=known,
             ),
             *(
                 Endpoint(
                     *(method, path, name, self.absent),
+                    status=501,
+                    takes=(),
                     summary="Not offered: execute the code instead" if "runs" in path else "Not offered: write a file",
                     errors=(NotSupported,),
                 )

@@ -8,8 +8,10 @@ from msgspec import Meta, Struct
 
 from agentd import errors
 from agentd.core.conflict import ConflictMode
-from agentd.dialects.nullspace.files import WRITE_ERRORS, PathBody, place_of
-from agentd.dialects.nullspace.wire import PATH_ERRORS, FileInfo, file_info
+from agentd.dialects.failures import PATH_ERRORS, WRITE_ERRORS
+from agentd.dialects.nullspace.files import PathBody
+from agentd.dialects.nullspace.wire import FileInfo, file_info
+from agentd.dialects.values import place_of
 from agentd.errors import InvalidRequest
 from agentd.files.changes import Changes
 from agentd.files.editing import Editing
@@ -20,8 +22,8 @@ from agentd.http.endpoint import Call, Endpoint
 from agentd.linux.places import Place, Places
 from agentd.linux.threads import in_thread
 
-_CHANGE_ERRORS = (*PATH_ERRORS, errors.Conflict, errors.ReadOnlyFileSystem)
-_MOVE_ERRORS = (*_CHANGE_ERRORS, errors.IsADirectory, errors.NoSpace)
+_CHANGE_ERRORS = (*PATH_ERRORS, errors.Conflict, errors.ReadOnlyFileSystem, errors.NoSpace)
+_MOVE_ERRORS = (*_CHANGE_ERRORS, errors.IsADirectory)
 _OCTAL = re.compile(r"(0o)?[0-7]{1,5}(?![\s\S])")
 _MODES = 0o7777
 

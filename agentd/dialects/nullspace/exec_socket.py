@@ -13,8 +13,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from agentd.core.eventlog import Gap
-from agentd.dialects.nullspace.commands import Wanted, exit_of, tell
-from agentd.dialects.nullspace.wire import text_bytes
+from agentd.dialects.nullspace.commands import Wanted, exit_of
+from agentd.dialects.telling import tell
+from agentd.dialects.values import text_bytes
 from agentd.errors import AgentError, InvalidRequest
 from agentd.http.codec import decode_json, encode
 from agentd.http.endpoint import Call

@@ -1,6 +1,5 @@
 """Files, one at a time: section 2 of the wire contract, and of our own ``append`` and ``stat``."""
 
-import os
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from typing import Literal
@@ -9,11 +8,13 @@ from msgspec import UNSET, Struct, UnsetType
 
 from agentd import errors
 from agentd.core.conflict import ConflictMode
-from agentd.dialects.nullspace.wire import PATH_ERRORS, FileInfo, file_info, user_name
-from agentd.errors import InvalidPath, InvalidRequest
+from agentd.dialects.failures import PATH_ERRORS, WRITE_ERRORS
+from agentd.dialects.nullspace.wire import FileInfo, file_info
+from agentd.dialects.values import place_of
+from agentd.errors import InvalidRequest
 from agentd.files.operations import Content, Files, Status
 from agentd.files.writing import Writing
-from agentd.http.endpoint import Call, Endpoint, FileResult
+from agentd.http.endpoint import FILE, RAW, Call, Endpoint, FileResult
 from agentd.linux.places import Place, Places
 from agentd.linux.threads import in_thread
 
@@ -26,14 +27,6 @@ _READ_ERRORS = (
     errors.Conflict,
     errors.PreconditionFailed,
     errors.RangeNotSatisfiable,
-)
-WRITE_ERRORS = (
-    *PATH_ERRORS,
-    errors.IsADirectory,
-    errors.Conflict,
-    errors.NoSpace,
-    errors.ReadOnlyFileSystem,
-    errors.RequestTooLarge,
 )
 Encoding = Literal["utf8", "base64"]
 
@@ -149,6 +142,7 @@ class FileRows:
                 body=WriteBody,
                 body_limit=WRITE_LIMIT,
                 result=FileInfo,
+                example={"path": "/workspace/hello.txt", "content": "hello\n"},
                 summary="Give a file its content, all of it at once; missing directories are made",
                 errors=WRITE_ERRORS,
             ),
@@ -164,6 +158,9 @@ class FileRows:
                 *("GET", "/file", "files.read", self.read),
                 params=FileParams,
                 signed=True,
+                sends=(RAW,),
+                also=FILE,
+                headers={"Range": "bytes=FIRST-LAST", "If-None-Match": "the ETag of what the caller has"},
                 summary="Send the bytes of a file, or a range of them (RFC 9110)",
                 errors=_READ_ERRORS,
             ),
@@ -171,6 +168,7 @@ class FileRows:
                 *("HEAD", "/file", "files.head", self.read),
                 params=FileParams,
                 signed=True,
+                also=((304, None),),
                 summary="Describe the bytes of a file by headers",
                 errors=_READ_ERRORS,
             ),
@@ -212,18 +210,6 @@ class FileRows:
         content = self._files.read(self._place(body), READ_LIMIT)
         text = content.decode("utf-8", "replace") if body.encoding == "utf8" else b64encode(content).decode()
         return Text(text, body.encoding, len(content))
-
-
-def place_of(places: Places, path: str, user: str | None) -> Place:
-    """What a call means by a path and a user. InvalidPath for one that is no name, and for an empty one: a home is not
-    to be removed by mistake."""
-    if not path:
-        raise InvalidPath('the path is empty: name an entry, or "." for the directory where relative paths begin')
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise InvalidPath(f"{path!r} has characters that no file name has") from None
-    return places.find(path, user_name(user))
 
 
 def granted(call: Call) -> tuple[str, str | None]:

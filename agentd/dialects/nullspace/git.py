@@ -6,7 +6,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agentd import errors
 from agentd.core.gitformat import Change
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.values import user_name
 from agentd.http.endpoint import Call, Endpoint
 from agentd.processes.credentials import Credentials, Password, SshKey
 from agentd.processes.git import Git, Repository, author_of

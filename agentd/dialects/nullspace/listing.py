@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agentd import errors
-from agentd.dialects.nullspace.streams import JSON, array, lines, wants_lines
-from agentd.dialects.nullspace.wire import PATH_ERRORS, FileInfo, moment, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.nullspace.wire import FileInfo
+from agentd.dialects.streams import JSON, array, lines, wants_lines
+from agentd.dialects.values import moment, user_name
 from agentd.files.listing import Found, Listed, Listing, Owners
 from agentd.files.traversal import batches
 from agentd.http.codec import encode
@@ -105,6 +107,7 @@ class ListingRows:
                 *("GET", "/entries", "entries.list", self.entries),
                 params=EntriesParams,
                 result=EntryPage,
+                sends=(NDJSON,),
                 summary="List a directory in pages, or whole as NDJSON: an entry, an error or the cursor a line",
                 errors=(*PATH_ERRORS, errors.InvalidRequest),
             ),

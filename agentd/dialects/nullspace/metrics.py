@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from agentd.dialects.nullspace.wire import rfc3339
+from agentd.dialects.values import rfc3339
 from agentd.http.endpoint import Call, Endpoint
 from agentd.linux.meter import Meter
 from agentd.linux.threads import in_thread

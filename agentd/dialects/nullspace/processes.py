@@ -10,22 +10,12 @@ from msgspec.structs import asdict
 from agentd import errors
 from agentd.core.eventlog import Gap, Stream
 from agentd.core.text import whole
-from agentd.dialects.nullspace.commands import (
-    START_ERRORS,
-    UsageReport,
-    Wanted,
-    Written,
-    events,
-    exit_of,
-    given,
-    last_cursor,
-    tell,
-    timed_out,
-    written,
-)
-from agentd.dialects.nullspace.wire import idempotency_key, rfc3339
+from agentd.dialects.failures import START_ERRORS
+from agentd.dialects.nullspace.commands import LAST_EVENT, UsageReport, Wanted, events, exit_of, given, last_cursor
+from agentd.dialects.telling import Written, tell, timed_out, written
+from agentd.dialects.values import REPEATS, idempotency_key, rfc3339
 from agentd.errors import InvalidRequest
-from agentd.http.endpoint import Call, Endpoint, StreamResult
+from agentd.http.endpoint import RAW, Call, Endpoint, StreamResult
 from agentd.http.events import NDJSON, SSE, Event, stream
 from agentd.processes.output import Chunk
 from agentd.processes.process import Process, signal_number
@@ -169,12 +159,18 @@ class ProcessRows:
                 *("POST", "/exec", "processes.exec", self.execute),
                 body=ExecBody,
                 result=Executed,
+                also=((200, Started),),
+                headers=REPEATS,
+                example={"command": "echo hello", "shell": True},
                 summary="Run a command; in the background the answer is its pid alone",
                 errors=(*START_ERRORS, errors.ExecTimeout),
             ),
             Endpoint(
                 *("POST", "/exec/stream", "processes.exec_stream", self.execute_stream),
                 body=StreamBody,
+                sends=(NDJSON, SSE),
+                headers=REPEATS,
+                example={"command": "ls", "args": ["-l"], "cwd": "/workspace"},
                 summary="Run a command and tell what it writes, as NDJSON or server-sent events",
                 errors=START_ERRORS,
             ),
@@ -201,12 +197,15 @@ class ProcessRows:
             Endpoint(
                 *("GET", process + "/stream", "processes.stream", self.stream),
                 params=StreamParams,
+                sends=(NDJSON, SSE),
+                headers=LAST_EVENT,
                 summary="Tell what a process writes, from a cursor on, as NDJSON or server-sent events",
                 errors=_ERRORS,
             ),
             Endpoint(
                 *("GET", process + "/output", "processes.output", self.output),
                 params=OutputParams,
+                sends=(RAW,),
                 summary="Send the bytes of a stream, from an offset on; with `follow` until the process ends",
                 errors=(*_ERRORS, errors.Conflict),
             ),
@@ -246,6 +245,7 @@ class ProcessRows:
                 *("POST", process + "/stdin/close", "processes.stdin_close", self.close),
                 params=ProcessParams,
                 status=204,
+                takes=(),
                 summary="End the input of a process",
                 errors=_INPUT_ERRORS,
             ),

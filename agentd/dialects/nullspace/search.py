@@ -7,8 +7,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from agentd import errors
-from agentd.dialects.nullspace.streams import JSON, array, lines, wants_lines
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.streams import JSON, array, lines, wants_lines
+from agentd.dialects.values import user_name
 from agentd.files.globs import Glob, Ignore
 from agentd.files.patterns import compiled
 from agentd.files.search import Failure, Match, Matches, Names, Search
@@ -55,6 +56,7 @@ class SearchRows:
                 *("POST", "/files/find", "files.find", self.find),
                 body=FindBody,
                 result=list[Match],
+                sends=(NDJSON,),
                 summary="Find lines by an expression (RE2) or a text; where there are more than the limit, the header "
                 f"{TRUNCATED} is there, or the last line of NDJSON says so",
                 errors=(*PATH_ERRORS, errors.InvalidRequest),

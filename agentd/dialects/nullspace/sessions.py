@@ -13,8 +13,10 @@ from msgspec import Meta, Struct
 from agentd import errors
 from agentd.core.eventlog import Stream
 from agentd.core.text import whole
-from agentd.dialects.nullspace.commands import START_ERRORS, Seconds, Written, events, given, last_cursor, lossy, told
-from agentd.dialects.nullspace.wire import idempotency_key, rfc3339, user_name
+from agentd.dialects.failures import START_ERRORS
+from agentd.dialects.nullspace.commands import LAST_EVENT, Seconds, events, given, last_cursor
+from agentd.dialects.telling import Written, lossy, told
+from agentd.dialects.values import REPEATS, idempotency_key, rfc3339, user_name
 from agentd.errors import ExecTimeout, SessionEnded
 from agentd.http.endpoint import Call, Endpoint, StreamResult
 from agentd.http.events import NDJSON, SSE, Event, stream
@@ -149,6 +151,7 @@ class SessionRows:
                 body=RunBody,
                 body_limit=BODY_LIMIT,
                 result=Ran,
+                headers=REPEATS,
                 summary="Run a command in a session, after those before it; with `run_async` the answer is its state",
                 errors=_EXEC_ERRORS,
             ),
@@ -169,6 +172,8 @@ class SessionRows:
             Endpoint(
                 *("GET", command + "/stream", "sessions.stream", self.stream),
                 params=FollowParams,
+                sends=(NDJSON, SSE),
+                headers=LAST_EVENT,
                 summary="Tell what a command of a session writes, from a cursor on, as NDJSON or server-sent events",
                 errors=_COMMAND_ERRORS,
             ),

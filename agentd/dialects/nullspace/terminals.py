@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agentd import errors
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.values import user_name
 from agentd.errors import AgentError, InvalidRequest
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Endpoint

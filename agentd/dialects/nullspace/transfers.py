@@ -9,13 +9,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agentd.core.conflict import ConflictMode
-from agentd.dialects.nullspace.files import WRITE_ERRORS, granted, place_of
-from agentd.dialects.nullspace.wire import FileInfo, file_info, user_name
+from agentd.dialects.failures import WRITE_ERRORS
+from agentd.dialects.nullspace.files import granted
+from agentd.dialects.nullspace.wire import FileInfo, file_info
+from agentd.dialects.values import place_of, user_name
 from agentd.errors import AgentError, InvalidPath, InvalidRequest, UnknownUser
 from agentd.files.operations import Entry
 from agentd.files.writing import BODY_LIMIT, Writing
 from agentd.http.codec import decode_json
-from agentd.http.endpoint import Call, Endpoint
+from agentd.http.endpoint import FORM, RAW, Call, Endpoint, FileField
 from agentd.http.signing import Grant
 from agentd.linux.places import Place, Places
 from agentd.linux.threads import in_thread
@@ -55,6 +57,16 @@ class DownloadUrl(Struct):
 class UploadUrl(Struct):
     url: str
     token: str
+
+
+class FileForm(Struct):
+    file: FileField
+
+
+class BatchForm(Struct):
+    """manifest: a `Manifest`, as JSON. The other fields are those that it names, each a file's content."""
+
+    manifest: str
 
 
 class ManifestFile(Struct):
@@ -101,12 +113,16 @@ class TransferRows:
                 params=PutParams,
                 status=204,
                 signed=True,
+                takes=(FORM, RAW),
+                form=FileForm,
                 summary="As PUT; a body that is a form holds the content in its field `file`",
                 errors=WRITE_ERRORS,
             ),
             Endpoint(
                 *("POST", "/files/batch-write", "files.batch_write", self.batch_write),
                 result=BatchResults,
+                takes=(FORM,),
+                form=BatchForm,
                 summary="Write several files: a form with a `manifest` first, then its fields; a result for each file",
                 errors=(InvalidRequest,),
             ),

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from agentd import errors
+from agentd.dialects.failures import PATH_ERRORS
 from agentd.dialects.nullspace.search import Patterns
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.values import user_name
 from agentd.files.archive import Archive, Archives
 from agentd.files.checksum import Checksum
 from agentd.files.globs import Ignore
@@ -82,6 +83,7 @@ class TreeRows:
             Endpoint(
                 *("GET", "/archive", "archive.read", self.archive),
                 params=ArchiveParams,
+                sends=tuple(_TYPES.values()),
                 summary="Send a directory as one archive, made on the way",
                 errors=(*PATH_ERRORS, errors.InvalidRequest, errors.NotSupported),
             ),

@@ -7,10 +7,13 @@ from msgspec import Struct
 
 from agentd import errors
 from agentd.core.conflict import ConflictMode, Kind
-from agentd.dialects.nullspace.wire import Bytes, Sha256, digest, idempotency_key, rfc3339, user_name
+from agentd.dialects.nullspace.wire import Bytes, Sha256, digest
+from agentd.dialects.values import REPEATS, idempotency_key, rfc3339, user_name
 from agentd.errors import InvalidRequest
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Endpoint
+from agentd.linux.places import Places
+from agentd.linux.threads import in_thread
 from agentd.uploads.registry import Uploads
 from agentd.uploads.terms import NewUpload
 from agentd.uploads.upload import Upload
@@ -61,6 +64,14 @@ _COMPLETE_ERRORS = (
     errors.UploadFailed,
     errors.UploadAlreadyCompleted,
 )
+
+
+_EXAMPLE = {
+    "kind": "file",
+    "source_kind": "restartable_file",
+    "target_path": "/workspace/data.bin",
+    "content_length": 20 << 20,
+}
 
 
 class CreateBody(Struct, kw_only=True):
@@ -129,8 +140,9 @@ class Sessions(Struct):
 
 
 class UploadRows:
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, places: Places) -> None:
         self._uploads = uploads
+        self._places = places
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         upload = "/uploads/{upload_id}"
@@ -139,6 +151,8 @@ class UploadRows:
                 *("POST", "/uploads", "uploads.create", self.create),
                 body=CreateBody,
                 result=Created,
+                headers=REPEATS,
+                example=_EXAMPLE,
                 summary="Create an upload",
                 errors=_CREATE_ERRORS,
             ),
@@ -158,6 +172,7 @@ class UploadRows:
                 *("PUT", upload + "/parts/{part_number}", "uploads.part", self.put_part),
                 params=PartParams,
                 result=Session,
+                headers={PART_DIGEST: "the part's SHA-256 in hex, which it is checked by"},
                 summary="Send a part; repeating it is harmless",
                 errors=_PART_ERRORS,
             ),
@@ -166,6 +181,7 @@ class UploadRows:
                 params=UploadParams,
                 body=CompleteBody,
                 result=Completed,
+                headers=REPEATS,
                 summary="Publish the upload at its target; repeating it is harmless",
                 errors=_COMPLETE_ERRORS,
             ),
@@ -182,15 +198,16 @@ class UploadRows:
         body: CreateBody = call.data
         if body.kind is Kind.FILE and body.archive_format is not None:
             raise InvalidRequest("archive_format is for kind 'directory_tar': leave it out for a file")
+        user = user_name(body.user)
         new = NewUpload(
             kind=body.kind,
             source_kind=body.source_kind,
-            target_path=body.target_path,
+            target_path=(await in_thread(self._places.find, body.target_path, user)).path,
             size=body.content_length,
             conflict=body.conflict,
             whole_sha256=digest(body.whole_checksum_sha256),
             metadata=encode(body.metadata),
-            user=user_name(body.user),
+            user=user,
         )
         return Created(_session(await self._uploads.create(new, idempotency_key(call)), call.mount))
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from agentd import errors
-from agentd.dialects.nullspace.wire import PATH_ERRORS, user_name
+from agentd.dialects.failures import PATH_ERRORS
+from agentd.dialects.values import user_name
 from agentd.errors import AgentError, InvalidRequest
 from agentd.files import event as words
 from agentd.files.watch import Watch, Watches
@@ -60,6 +61,7 @@ class WatchRows:
             Endpoint(
                 *("GET", "/watch", "files.watch", self.follow),
                 params=WatchParams,
+                sends=(NDJSON, SSE),
                 summary="Changes of a directory, a tree or a file as they happen: NDJSON, or server-sent events",
                 errors=(*PATH_ERRORS, errors.InvalidRequest, errors.CapacityExceeded),
             ),

@@ -4,30 +4,17 @@ Session, ``limits``, the reply of complete, FileInfo and ``error_detail`` have c
 fails on one key more. The quota's key depends on the prefix that the request came in by.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from agentd import errors
-from agentd.errors import AgentError, InvalidRequest, UploadError
+from agentd.dialects.values import moment
+from agentd.errors import AgentError, UploadError
 from agentd.files.operations import Entry
-from agentd.http.endpoint import Call
-
-KEY = "Idempotency-Key"
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}(?![\s\S])", description="SHA-256 in hex")]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-
-PATH_ERRORS = (
-    errors.NotFound,
-    errors.NotADirectory,
-    errors.InvalidPath,
-    errors.PathReserved,
-    errors.PermissionDenied,
-    errors.TooManyLinks,
-    errors.UnknownUser,
-)
 
 
 class FileInfo(Struct):
@@ -44,8 +31,28 @@ class FileInfo(Struct):
     symlink_target: str | UnsetType = UNSET
 
 
+class ErrorDetail(Struct, kw_only=True, forbid_unknown_fields=True):
+    reason: str
+    message: str
+    retryable: bool
+    request_id: str
+    upload_id: str | UnsetType = UNSET
+    part_number: int | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    details: dict[str, Any] | UnsetType = UNSET
+
+
+class ErrorBody(Struct, kw_only=True):
+    error: str
+    code: str
+    request_id: str
+    retryable: bool
+    error_detail: ErrorDetail | UnsetType = UNSET
+    details: dict[str, Any] | UnsetType = UNSET
+
+
 def render(error: AgentError, request_id: str, mount: str) -> dict[str, Any]:
-    """The contract's flat error body (section 1.12); ``error_detail`` belongs to upload errors alone."""
+    """`ErrorBody`, the contract's flat one (section 1.12); ``error_detail`` belongs to upload errors alone."""
     body: dict[str, Any] = {
         "error": error.detail,
         "code": error.code,
@@ -86,38 +93,5 @@ def file_info(entry: Entry) -> FileInfo:
     )
 
 
-def moment(seconds: float) -> datetime:
-    """UTC; where no calendar has it (a file may have any time), the first or last that one has."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
-
-
-def rfc3339(seconds: float) -> str:
-    """RFC 3339, UTC."""
-    return moment(seconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def digest(text: str | None) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
-
-
-def user_name(name: str | None) -> str | None:
-    """Trimmed; blank is absent (wire contract, section 1.2)."""
-    return (name or "").strip() or None
-
-
-def text_bytes(text: str) -> bytes:
-    """UTF-8, with the bytes that lone surrogates stand for (see `http.codec`). InvalidRequest where they are none."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise InvalidRequest("the text has lone surrogates, which are no characters: send it in base64") from None
-
-
-def idempotency_key(call: Call) -> str | None:
-    key = call.headers.get(KEY)
-    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
-        raise InvalidRequest(f"the header {KEY} has to be 1 to 255 printable characters")
-    return key

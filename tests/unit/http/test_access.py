@@ -1,11 +1,14 @@
 """Tokens, and the brake on those without one."""
 
+import time
 from collections.abc import Mapping
+from hashlib import sha256
 
 import pytest
 
 from agentd.errors import RateLimited, Unauthorized
 from agentd.http.access import PEERS, Access, Brake
+from agentd.http.signing import Grant
 
 
 class Clock:
@@ -45,6 +48,22 @@ def test_any_valid_token_in_either_header_opens(headers: Mapping[str, str]) -> N
 def test_everything_else_is_unauthorized(headers: Mapping[str, str]) -> None:
     with pytest.raises(Unauthorized):
         access(b"token").check(headers, "peer")
+
+
+def test_a_token_that_is_told_by_its_digest_opens_and_the_digest_does_not() -> None:
+    digest = b"sha256:" + sha256(b"token").hexdigest().encode()
+    access(digest).check({"Authorization": "Bearer token"}, "peer")
+    with pytest.raises(Unauthorized):
+        access(digest).check({"Authorization": f"Bearer {digest.decode()}"}, "peer")
+
+
+def test_who_knows_the_digest_alone_cannot_sign_a_url() -> None:
+    digest = b"sha256:" + sha256(b"token").hexdigest().encode()
+    grant = Grant(("GET",), "/f", None, time.time() + 60)
+    mine, other = access(digest), access(digest)
+    assert mine.signer.verify(mine.signer.sign(grant), "GET") == grant
+    with pytest.raises(Unauthorized):
+        mine.signer.verify(other.signer.sign(grant), "GET")
 
 
 def test_failures_are_braked_and_a_valid_token_never_is() -> None:

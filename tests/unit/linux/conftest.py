@@ -2,7 +2,10 @@
 
 import ctypes
 import os
+import platform
+import shutil
 import threading
+from binascii import a2b_base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from agentd.errors import AgentError
 from agentd.linux.identity import Identity
+from agentd.linux.launcher import CODE, PYTHON, Launcher, native
 from agentd.linux.root import Root
 
 BOB, EVE = 40001, 40002
@@ -73,6 +77,26 @@ def link(top: Path) -> Callable[..., Path]:
         return place
 
     return make
+
+
+@pytest.fixture(params=["machine code", "python", "aarch64"])
+def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launcher]:
+    """Each that programs are started by; the one for the other machine in an emulator."""
+    if request.param == "python":
+        yield PYTHON
+    elif request.param == platform.machine():
+        pytest.skip("that is the machine code of this machine")
+    elif request.param in CODE:
+        if (emulator := shutil.which(f"qemu-{request.param}-static")) is None:
+            pytest.skip("no emulator")
+        place = tmp_path / "launcher"
+        place.write_bytes(a2b_base64(CODE[request.param]))
+        place.chmod(0o755)
+        yield Launcher((emulator, str(place)), emulator)
+    else:
+        made = native()
+        yield made
+        os.close(made.fd)
 
 
 @pytest.fixture

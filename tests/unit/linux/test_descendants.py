@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agentd.linux.descendants import end_all, find, signal_all
+from agentd.linux.descendants import LOCKS, RSS, TOP, end_all, find, signal_all
 from agentd.linux.identity import Identity
-from agentd.linux.spawn import RTTIME, Child, Settings, spawn
+from agentd.linux.spawn import Child, Settings, spawn
 from tests.conftest import UNIT
+from tests.process.harness.deaf import deaf
 from tests.process.harness.waiting import eventually
 from tests.unit.linux.conftest import BOB
 
@@ -27,7 +28,7 @@ ESCAPES = {
     "daemon": "(setsid sh -c 'sleep 1000 & echo; exec sleep 1000' &) ; sleep 1000",
     "stubborn": "trap '' TERM HUP INT; (setsid sleep 1000 &); echo; while :; do sleep 1000; done",
     "cleaned": "env -i setsid /bin/sh -c 'cd /; umask 0; exec sleep 1000' </dev/null >/dev/null 2>&1 & echo; wait",
-    "unmarked": "(ulimit -R 5000000; sleep 1000 & echo; wait) & wait",
+    "spoilt": "(ulimit -m 5000; ulimit -x 5000; sleep 1000 & echo; wait) & wait",
 }
 
 
@@ -46,7 +47,7 @@ def start(top: Path) -> Iterator[Start]:
             env={"PATH": os.environ["PATH"]},
             fds={0: null, 1: writer, 2: null},
             settings=Settings(512),
-            mark=secrets.randbits(60),
+            mark=secrets.randbits(50) << 10,
         )
         started.append(child)
         os.close(writer)
@@ -114,10 +115,40 @@ def test_a_signal_reaches_those_who_left_too(start: Start, top: Path) -> None:
     assert eventually((top / "workspace/got").exists)
 
 
-def test_a_mark_is_a_limit_that_nobody_feels(start: Start) -> None:
+def test_a_mark_is_two_limits_that_nobody_feels_and_the_daemon_has_none(start: Start) -> None:
     child = start("echo; sleep 1000")
-    line = next(
-        line for line in Path(f"/proc/{child.pid}/limits").read_text().splitlines() if "realtime timeout" in line
-    )
-    assert line.split()[-3:] == [str(child.mark), "unlimited", "us"]
-    assert resource.getrlimit(RTTIME)[0] == resource.RLIM_INFINITY
+    lines = Path(f"/proc/{child.pid}/limits").read_text().splitlines()
+    found = {line[:25].strip(): line.split()[-3:-1] for line in lines if line[25:].split()[0].isdigit()}
+    assert found["Max resident set"] == [str(child.mark)] * 2
+    assert found["Max file locks"] == [str(TOP - child.mark)] * 2
+    assert {resource.getrlimit(number)[1] for number in (RSS, LOCKS)} == {resource.RLIM_INFINITY}
+
+
+def test_a_mark_cannot_be_taken_away(start: Start) -> None:
+    child = start("! ulimit -m unlimited && ! ulimit -x unlimited && echo && sleep 1000")
+    assert child.pid in find([child.mark], [])
+
+
+def test_a_mark_cannot_be_made_another_s(start: Start) -> None:
+    other = start("echo; sleep 1000")
+    start(f"ulimit -m {other.mark >> 10}; ulimit -x {TOP - other.mark}; echo; exec sleep 1000")
+    assert find([other.mark], []).keys() == {other.pid}
+
+
+def test_one_with_a_spoilt_mark_is_whose_its_ancestor_is(start: Start) -> None:
+    child = start("(ulimit -m 5; ulimit -x 5; echo; exec sleep 1000) & wait")
+    others = [start("echo; sleep 1000") for _ in range(4)]
+    for other in others:
+        end_all([other.mark], [other.pid], grace=0)
+    assert len(find([child.mark], [])) == 2
+
+
+@pytest.mark.slow
+def test_what_sleeps_in_a_file_system_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with deaf(tmp_path) as asked:
+        pid = os.posix_spawnp("ls", ("ls", str(tmp_path / "x")), os.environ)
+        assert asked.wait(10 * UNIT)
+        began = time.monotonic()
+        end_all([], [pid], 0)
+        assert 5 < time.monotonic() - began < 20 * UNIT
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL

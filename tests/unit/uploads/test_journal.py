@@ -47,7 +47,9 @@ def written(fd: int) -> Journal:
 
 def test_what_was_written_is_read_back(fd: int, written: Journal) -> None:
     read, records, damage = journal.read(fd)
-    assert (read, records, damage) == (written, RECORDS, None)
+    before, after = ((one.header, one.salt, one.offset, one.capacity, one.used) for one in (read, written))
+    assert before == after
+    assert (records, damage) == (RECORDS, None)
 
 
 def test_a_header_of_many_pages_is_read_back(fd: int) -> None:

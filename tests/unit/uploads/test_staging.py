@@ -43,4 +43,4 @@ def test_the_directories_of_a_durable_store_are_synced(
 def test_a_secret_is_synced_before_it_has_its_name(tmp_path: Path, workspace: int, synced: list[str]) -> None:
     keep_secret(workspace, "token")
     os.close(workspace)
-    assert synced == [str(tmp_path / "token.new")]
+    assert synced == [str(tmp_path / "token.new"), str(tmp_path)]

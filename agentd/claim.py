@@ -1,0 +1,117 @@
+"""A daemon of a warm pool: ready before it is anybody's, and then made one sandbox's by ``POST /v1/init``, once.
+
+What it was given is kept in the reserved tree, on the workspace's volume: a pod that is suspended and started again,
+with the same volume, is the same sandbox at once, and resumes its uploads.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import msgspec
+
+from agentd.config import Config, ConfigError
+from agentd.errors import Conflict, InvalidRequest, Unauthorized
+from agentd.http.access import Access
+from agentd.http.endpoint import Call, Endpoint
+from agentd.linux.threads import in_thread
+from agentd.linux.workspace import keep, kept
+
+NAME = "init"
+
+
+class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What makes a daemon one sandbox's. sandbox_id, cwd, default_user: as the configuration's keys. token: valid from
+    now on, in place of those of the token file. environment: of every process, above processes.environment_file."""
+
+    sandbox_id: str | None = None
+    token: str | None = None
+    environment: Mapping[str, str] = {}
+    cwd: Annotated[str, msgspec.Meta(pattern="^/")] | None = None
+    default_user: str | None = None
+
+    def __repr__(self) -> str:
+        return "Init(...)"  # whatever logs it tells no secret
+
+    def within(self, config: Config) -> Config:
+        """The configuration with what is said here. InvalidRequest for a value that no flag could have either."""
+        named = {"sandbox_id": self.sandbox_id, "cwd": self.cwd, "default_user": self.default_user}
+        changed = {key: value for key, value in named.items() if value is not None}
+        try:
+            return msgspec.convert({**msgspec.structs.asdict(config), **changed}, Config)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(str(error)) from None
+
+
+class Initialized(msgspec.Struct, frozen=True):
+    """sandbox_id: null where none was given."""
+
+    sandbox_id: str | None
+
+
+class Claim:
+    """check: blocks; raises ConfigError for what cannot be had here. access: who may make the claim.
+
+    given: set once there is `init`. served: to be set once requests are taken.
+    """
+
+    def __init__(self, reserved: int, access: Access, check: Callable[[Init], object]) -> None:
+        self.init: Init | None = None
+        self.given = asyncio.Event()
+        self.served = asyncio.Event()
+        self._reserved = reserved
+        self._access = access
+        self._check = check
+        self._turn = asyncio.Lock()
+
+    @property
+    def token(self) -> tuple[bytes, ...]:
+        """The sandbox's own; empty where it was given none."""
+        return (self.init.token.encode(),) if self.init is not None and self.init.token else ()
+
+    async def recover(self) -> None:
+        """Takes what was kept. ConfigError where it is damaged."""
+        content = await in_thread(kept, self._reserved, NAME)
+        if content is None:
+            return
+        try:
+            self.init = msgspec.json.decode(content, type=Init)
+        except msgspec.MsgspecError:
+            what = f"{NAME} in the reserved tree is damaged; delete it, and POST /v1/init again"
+            raise ConfigError("await_init", what) from None
+        self.given.set()
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            *("POST", "/v1/init", "init", self._post),
+            body=Init,
+            result=Initialized,
+            public=True,  # the token file's tokens are good for this alone, once the sandbox has one of its own
+            errors=(Unauthorized, InvalidRequest, Conflict),
+            summary="Make a daemon that waits (await_init) one sandbox's, once; the same again is no harm",
+        )
+
+    async def _post(self, call: Call) -> Initialized:
+        self._access.check(call.headers, NAME)
+        async with self._turn:
+            if self.init is None:
+                await self._take(call.data)
+        if call.data != self.init:
+            raise Conflict("this daemon has been made another sandbox's; start a new one")
+        await self.served.wait()
+        return Initialized(call.data.sandbox_id)
+
+    async def _take(self, init: Init) -> None:
+        try:
+            await in_thread(self._check, init)
+        except ConfigError as error:
+            raise InvalidRequest(str(error)) from None
+        self.init = init  # before it is kept: a caller who leaves now changes nothing
+        try:
+            await in_thread(keep, self._reserved, NAME, msgspec.json.encode(init))
+        except OSError:
+            self.init = None
+            raise
+        finally:
+            if self.init is not None:
+                self.given.set()

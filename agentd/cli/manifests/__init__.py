@@ -1,0 +1,1 @@
+"""What ``agentd manifest`` prints, one module for each target."""

@@ -1,0 +1,408 @@
+"""Stand-alone mode: the daemon plays its own control plane. The owner of all handles: `Handles`.
+
+    handle = await handles.create(NewHandle("sb_", cwd="/workspace/a", env={"A": "1"}, lease=Lease(lifetime=3600)))
+    quarters = handles.quarters(handle.id)      # its processes, sessions, terminals; 404 where unknown, 409 if stopped
+    await handles.stop(handle.id); await handles.start(handle.id); await handles.delete(handle.id)
+
+A handle is a name for this one machine, with a directory, variables and processes of its own; files, users and the
+network are everybody's. Whatever a client calls it (machine, sandbox), every API serves every handle.
+
+Handles outlive the daemon, in its own tree on the workspace's volume: each comes back running or stopped as it was, and
+nothing runs in it. Time without a call counts from the daemon's start then; an expiry stays where it is.
+Everything is called on the loop. Who leaves a call changes nothing of what becomes of it.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from agentd.errors import AgentError, CapacityExceeded, Conflict, SandboxNotFound, SandboxNotReady
+from agentd.linux.descendants import STOP, end_all
+from agentd.linux.threads import in_thread
+from agentd.processes.marks import Marks, new_first
+from agentd.processes.quarters import Quarters
+from agentd.processes.records import Records
+
+_LONGEST_WAIT = 86_400.0  # seconds until a clock that was set is noticed
+_SHORTEST_WAIT = 0.05
+_AFTER_FAILURE = 60.0
+
+_log = logging.getLogger("agentd.processes")
+
+T = TypeVar("T")
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+Act = Literal["delete", "stop"]
+
+
+class HandleLimits(msgspec.Struct, frozen=True):
+    """See the section ``handles`` of the configuration, where each is described."""
+
+    max_open: int = 64
+    lifetime: float = 86_400.0
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """When a handle ends by itself. Seconds; None: never.
+
+    lifetime: from its creation, or where that is told later from then, until ``then`` is done; one that is stopped by
+    it has as long again after its next start. idle: without a call, until ``when_idle``. stopped: that it is kept.
+    """
+
+    lifetime: float | None = None
+    then: Act = "delete"
+    idle: float | None = None
+    when_idle: Act = "stop"
+    stopped: float | None = None
+
+
+class NewHandle(msgspec.Struct, frozen=True):
+    """What to create. prefix: of its id. name: nobody else's, empty for its id. cwd: absolute, in sandbox terms, made
+    where it is missing; None for the daemon's own. user: as whom everything is done; None for the daemon's default.
+    metadata: what a client says of it. notes: what an API keeps with it."""
+
+    prefix: str
+    name: str = ""
+    cwd: str | None = None
+    env: Mapping[str, str] = {}
+    user: str | None = None
+    metadata: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
+    lease: Lease = Lease()
+
+
+class Handle(msgspec.Struct, kw_only=True):
+    """One handle; changed by `Handles` alone. Times are Unix time.
+
+    started: last. active: of the last call. expires: see `Lease.lifetime`. stopped: since when; None while it runs.
+    first: of the marks of its processes (see `linux.descendants`), by which they are found after the daemon's death.
+    """
+
+    id: str
+    name: str
+    created: float
+    started: float
+    active: float
+    stopped: float | None
+    expires: float | None
+    cwd: str | None
+    env: dict[str, str]
+    user: str | None
+    metadata: dict[str, Any]
+    notes: dict[str, Any]
+    lease: Lease
+    first: int
+
+    @property
+    def running(self) -> bool:
+        return self.stopped is None
+
+
+Furnish = Callable[[Handle], Awaitable[Quarters]]
+
+
+class _Held:
+    """A handle and what belongs to it. quarters: None while it is stopped. calls: that run now."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.quarters: Quarters | None = None
+        self.calls = 0
+        self.turn = asyncio.Lock()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Handles:
+    """furnish: makes what a handle that starts has to itself, or raises what its directory, its user or its variables
+    give cause for. reserved: fd of the daemon's own tree. spawn: runs a job beside the requests."""
+
+    def __init__(self, furnish: Furnish, reserved: int, limits: HandleLimits, spawn: Spawn) -> None:
+        self.limits = limits
+        self._furnish = furnish
+        self._reserved = reserved
+        self._spawn = spawn
+        self._records: Records | None = None
+        self._held: dict[str, _Held] = {}
+        self._names: set[str] = set()
+
+    async def open(self, *, keep: bool = False) -> None:
+        """Brings back those of earlier daemons, and ends what one that died has left running in them. keep: that runs
+        on; nothing is known of it, but it ends with the handle."""
+        self._records = await in_thread(Records, self._reserved, "handles")
+        for name, content in await in_thread(lambda records: [*records.all()], self._records):
+            try:
+                held = self._hold(msgspec.convert(json.loads(content), Handle))
+            except (msgspec.ValidationError, ValueError) as error:
+                _log.error("the record of the handle %s is left as it is: %s", name, error)
+                continue
+            if held.handle.running:
+                await self._bring_back(held)
+            self._arm(held)
+        if not keep:
+            await self._clear()
+
+    async def carry_out(self, job: Coroutine[Any, Any, T]) -> T:
+        """What ``job`` gives, which is done whoever waits for it still; as are all that follow."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                done.set_result(await job)
+            except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
+                done.set_exception(error)
+                done.exception()
+
+        self._spawn(run())
+        return await asyncio.shield(done)
+
+    async def create(self, new: NewHandle) -> Handle:
+        """Raises CapacityExceeded, Conflict for a name that is taken, UnknownUser, InvalidRequest for a variable that
+        cannot be one, and of ``cwd`` PermissionDenied, NotADirectory and whatever making a directory raises."""
+        ident = f"{new.prefix}{secrets.token_hex(8)}"
+        name = new.name or ident
+        if len(self._names) >= self.limits.max_open:
+            raise CapacityExceeded(f"there are {len(self._names)} handles already; delete one of them first")
+        if name in self._names:
+            raise Conflict(f"there is one of the name {name!r} already; delete it, or choose another name")
+        self._names.add(name)
+        return await self.carry_out(self._create(ident, name, new))
+
+    def get(self, ident: str) -> Handle:
+        """SandboxNotFound."""
+        return self._known(ident).handle
+
+    def find(self, name: str) -> Handle:
+        """By its id, or else by its name. SandboxNotFound."""
+        named = [held.handle for held in self._held.values() if held.handle.name == name]
+        return named[0] if named and name not in self._held else self.get(name)
+
+    def list(self) -> list[Handle]:
+        """The oldest first."""
+        return sorted((held.handle for held in self._held.values()), key=lambda handle: (handle.created, handle.id))
+
+    def quarters(self, ident: str) -> Quarters:
+        """SandboxNotFound; SandboxNotReady where it is stopped, or is being."""
+        quarters = self._known(ident).quarters
+        if quarters is None:
+            raise SandboxNotReady(f"{ident} is stopped; start it first")
+        return quarters
+
+    @contextmanager
+    def call(self, ident: str) -> Iterator[None]:
+        """For the extent of a call: who is called is not idle."""
+        held = self._known(ident)
+        held.calls += 1
+        try:
+            yield
+        finally:
+            held.calls -= 1
+            held.handle.active = time.time()
+
+    async def start(self, ident: str) -> Handle:
+        """Again is harmless. SandboxNotFound, and what `create` raises of its directory and its user."""
+        return await self.carry_out(self._start(self._known(ident)))
+
+    async def stop(self, ident: str, grace: float | None = None) -> Handle:
+        """Ends all that runs in it: SIGTERM, ``grace`` seconds (None: the configured ones), SIGKILL. Its calls are
+        refused from now on. Again is harmless. SandboxNotFound."""
+        return await self.carry_out(self._stop(self._known(ident), grace))
+
+    async def delete(self, ident: str) -> Handle:
+        """As `stop`, and forgets it. SandboxNotFound."""
+        return await self.carry_out(self._delete(self._known(ident)))
+
+    async def change(
+        self,
+        ident: str,
+        *,
+        metadata: dict[str, Any] | None = None,
+        lease: Lease | None = None,
+        renewed: bool = False,
+    ) -> Handle:
+        """What is given takes the place of what there was. renewed: the lifetime counts from now. SandboxNotFound."""
+        return await self.carry_out(self._change(self._known(ident), metadata, lease, renewed))
+
+    def hang_up(self) -> None:
+        """Ends all that follow output, once they have what there is: the daemon ends."""
+        for quarters in self._furnished():
+            quarters.processes.hang_up()
+
+    async def close(self, *, keep: bool = False) -> None:
+        """The daemon ends, and what runs in handles with it, unless it is to be kept."""
+        for held in self._held.values():
+            self._disarm(held)
+        await asyncio.gather(*(quarters.close(keep=keep) for quarters in self._furnished()))
+        if self._records is not None:
+            self._records.close()
+
+    def _furnished(self) -> Iterator[Quarters]:
+        return (held.quarters for held in [*self._held.values()] if held.quarters is not None)
+
+    def _known(self, ident: str) -> _Held:
+        try:
+            return self._held[ident]
+        except KeyError:
+            raise SandboxNotFound(f"there is no {ident!r} here, or it was deleted; create one") from None
+
+    async def _clear(self) -> None:
+        """Ends what earlier daemons have left running; nothing was started yet."""
+        left = Marks([held.handle.first for held in self._held.values()])
+        for quarters in islice(self._furnished(), 1):
+            await in_thread(end_all, left, (), quarters.processes.limits.grace, pool=STOP)
+
+    async def _bring_back(self, held: _Held) -> None:
+        held.handle.active = time.time()
+        try:
+            held.quarters = await self._furnish(held.handle)
+        except AgentError as error:
+            held.handle.stopped = time.time()
+            _log.warning("the handle %s comes back stopped: %s", held.handle.id, error.detail)
+
+    def _hold(self, handle: Handle) -> _Held:
+        held = self._held[handle.id] = _Held(handle)
+        self._names.add(handle.name)
+        return held
+
+    async def _create(self, ident: str, name: str, new: NewHandle) -> Handle:
+        now = time.time()
+        handle = Handle(
+            id=ident,
+            name=name,
+            created=now,
+            started=now,
+            active=now,
+            stopped=None,
+            expires=_expiry(new.lease),
+            cwd=new.cwd,
+            env=dict(new.env),
+            user=new.user,
+            metadata=new.metadata,
+            notes=new.notes,
+            lease=new.lease,
+            first=new_first(),
+        )
+        try:
+            quarters = await self._furnish(handle)
+            await self._write(handle)
+        except BaseException:
+            self._names.discard(name)
+            raise
+        held = self._hold(handle)
+        held.quarters = quarters
+        self._arm(held)
+        return handle
+
+    async def _start(self, held: _Held) -> Handle:
+        handle = held.handle
+        async with held.turn:
+            self._known(handle.id)
+            if held.quarters is None:
+                quarters = await self._furnish(handle)
+                handle.started = handle.active = time.time()
+                handle.stopped = None
+                if handle.lease.then == "stop":
+                    handle.expires = _expiry(handle.lease)
+                held.quarters = quarters
+                self._arm(held)
+                await self._write(handle)
+        return handle
+
+    async def _stop(self, held: _Held, grace: float | None) -> Handle:
+        async with held.turn:
+            self._known(held.handle.id)
+            await self._vacate(held, grace)
+            self._arm(held)
+            await self._write(held.handle)
+        return held.handle
+
+    async def _delete(self, held: _Held) -> Handle:
+        async with held.turn:
+            self._known(held.handle.id)
+            await self._vacate(held, None)
+            self._disarm(held)
+            del self._held[held.handle.id]
+            self._names.discard(held.handle.name)
+            assert self._records is not None
+            await in_thread(self._records.remove, held.handle.id)
+        return held.handle
+
+    async def _vacate(self, held: _Held, grace: float | None) -> None:
+        quarters, held.quarters = held.quarters, None
+        if quarters is not None:
+            held.handle.stopped = time.time()
+            await quarters.close(grace)
+
+    async def _change(self, held: _Held, metadata: dict[str, Any] | None, lease: Lease | None, renewed: bool) -> Handle:
+        handle = held.handle
+        async with held.turn:
+            self._known(handle.id)
+            handle.metadata = handle.metadata if metadata is None else metadata
+            handle.lease = handle.lease if lease is None else lease
+            if renewed:
+                handle.expires = _expiry(handle.lease)
+            self._arm(held)
+            await self._write(handle)
+        return handle
+
+    async def _write(self, handle: Handle) -> None:
+        assert self._records is not None
+        await in_thread(self._records.write, handle.id, _written(handle))
+
+    # -- what ends by itself
+
+    def _disarm(self, held: _Held) -> None:
+        if held.timer is not None:
+            held.timer.cancel()
+            held.timer = None
+
+    def _arm(self, held: _Held, at_least: float = _SHORTEST_WAIT) -> None:
+        self._disarm(held)
+        coming = [moment for moment, _ in _moments(held)]
+        if coming:
+            seconds = min(max(min(coming) - time.time(), at_least), _LONGEST_WAIT)
+            held.timer = asyncio.get_running_loop().call_later(seconds, self._look, held)
+
+    def _look(self, held: _Held) -> None:
+        """Does what is due."""
+        due = sorted((moment, act) for moment, act in _moments(held) if moment <= time.time())
+        if not due:
+            self._arm(held)
+        else:
+            self._spawn(self._act(held, due[0][1]))
+
+    async def _act(self, held: _Held, act: Act) -> None:
+        _log.info("%s has come to its end: %s", held.handle.id, act)
+        try:
+            await (self._delete(held) if act == "delete" else self._stop(held, None))
+        except SandboxNotFound:
+            return  # somebody was faster
+        except BaseException:
+            self._arm(held, _AFTER_FAILURE)
+            raise
+
+
+def _written(handle: Handle) -> bytes:
+    """What a client has named may be no Unicode (lone surrogates), which this JSON takes."""
+    return json.dumps(msgspec.to_builtins(handle)).encode()
+
+
+def _expiry(lease: Lease) -> float | None:
+    return None if lease.lifetime is None else time.time() + lease.lifetime
+
+
+def _moments(held: _Held) -> Iterator[tuple[float, Act]]:
+    """When what will be done with it, as far as that is known now."""
+    handle, lease = held.handle, held.handle.lease
+    if handle.expires is not None and (lease.then == "delete" or handle.running):
+        yield handle.expires, lease.then
+    if handle.running and lease.idle is not None:
+        yield (time.time() if held.calls else handle.active) + lease.idle, lease.when_idle
+    if handle.stopped is not None and lease.stopped is not None:
+        yield handle.stopped + lease.stopped, "delete"

@@ -1,0 +1,120 @@
+"""A daemon that is ready before it is anybody's, and becomes one sandbox's by one call."""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Answer, Daemon
+
+POOL, OWN = "pool-token-of-many-pods", "the-token-of-one-sandbox"
+MINE = {
+    "sandbox_id": "sb_1",
+    "token": OWN,
+    "environment": {"GREETING": "good morning"},
+    "cwd": "/workspace/project",
+    "default_user": "nobody",
+}
+
+
+@pytest.fixture
+def warm(start_daemon: Callable[..., Daemon], tmp_path: Path) -> Daemon:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(POOL)
+    return start_daemon("--await-init", "--token-file", str(tokens))
+
+
+def init(daemon: Daemon, said: Mapping[str, object], token: str | None = POOL) -> Answer:
+    return daemon.call("POST", "/v1/init", said, token=token)
+
+
+def run(daemon: Daemon, command: str, token: str = OWN) -> str:
+    answer = daemon.call("POST", "/v1/machines/sb_1/exec", {"command": "sh", "args": ["-c", command]}, token=token)
+    assert answer.status == 200, answer.body
+    return str(json.loads(answer.body)["stdout"])
+
+
+def test_it_is_ready_at_once_and_tells_what_it_waits_for(warm: Daemon) -> None:
+    assert [warm.call("GET", path, token=None).status for path in ("/livez", "/readyz")] == [200, 200]
+    assert warm.call("GET", "/version", token=POOL).status == 200
+    waiting = warm.call("GET", "/v1/files", token=POOL)
+    assert (waiting.status, json.loads(waiting.body)["retryable"]) == (503, True)
+    assert "/v1/init" in json.loads(waiting.body)["detail"]
+
+
+def test_it_is_the_sandbox_when_the_call_has_been_answered(warm: Daemon) -> None:
+    answer = init(warm, MINE)
+    assert (answer.status, json.loads(answer.body)) == (200, {"sandbox_id": "sb_1"})
+    (warm.root / "workspace/project").mkdir()
+    assert run(warm, "echo $GREETING; id -un; pwd").split("\n")[:2] == ["good morning", "nobody"]
+    assert run(warm, "pwd").strip().endswith("/workspace/project")
+    assert warm.call("GET", "/v1/machines/sb_2/files", token=OWN).status == 404
+
+
+def test_the_sandbox_s_own_token_takes_the_place_of_the_pool_s(warm: Daemon) -> None:
+    init(warm, MINE)
+    assert warm.call("GET", "/v1/capabilities", token=POOL).status == 401
+    assert warm.call("GET", "/v1/capabilities", token=OWN).status == 200
+    assert init(warm, MINE).status == 200
+
+
+def test_without_a_token_of_its_own_the_pool_s_stays(warm: Daemon) -> None:
+    assert init(warm, {"sandbox_id": "sb_1"}).status == 200
+    assert run(warm, "echo yes", token=POOL) == "yes\n"
+
+
+def test_the_same_again_is_no_harm_and_something_else_is_a_conflict(warm: Daemon) -> None:
+    assert [init(warm, said).status for said in (MINE, MINE, {**MINE, "sandbox_id": "sb_2"}, {})] == [
+        *(200, 200, 409, 409)
+    ]
+
+
+def test_of_many_at_once_one_wins(warm: Daemon) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: init(warm, {"sandbox_id": f"sb_{number}"}), range(8)))
+    assert sorted(answer.status for answer in answers) == [200] + [409] * 7
+
+
+@pytest.mark.parametrize("token", [None, OWN, "pool"])
+def test_nobody_claims_it_without_the_pool_s_token(warm: Daemon, token: str | None) -> None:
+    assert init(warm, MINE, token).status == 401
+    assert init(warm, MINE).status == 200
+
+
+@pytest.mark.parametrize(
+    "said", [{"default_user": "nobody-of-that-name"}, {"sandbox": "sb_1"}, {"environment": {"A": 1}}, {"cwd": "here"}]
+)
+def test_what_cannot_be_changes_nothing(warm: Daemon, said: dict[str, object]) -> None:
+    assert init(warm, said).status == 400
+    assert init(warm, MINE).status == 200
+
+
+def test_it_is_the_same_sandbox_after_a_restart_even_after_sigkill(warm: Daemon) -> None:
+    init(warm, MINE)
+    (warm.root / "workspace/project").mkdir()
+    warm.kill9()
+    warm.restart()
+    assert run(warm, "echo $GREETING") == "good morning\n"
+    assert (init(warm, MINE).status, init(warm, {"sandbox_id": "sb_2"}).status) == (200, 409)
+
+
+def test_the_token_is_told_to_nobody(warm: Daemon) -> None:
+    init(warm, {**MINE, "default_user": "root"})
+    (warm.root / "workspace/project").mkdir()
+    assert OWN not in run(warm, "env; cat /proc/self/environ")
+    assert OWN not in json.dumps(warm.log())
+    assert (warm.root / "workspace/.nullspace/init").stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_identity_is_named_at_the_start(warm: Daemon) -> None:
+    init(warm, MINE)
+    warm.kill9()
+    (warm.root / "workspace/.nullspace/init").write_text("{")
+    with pytest.raises(RuntimeError, match="ended with 78"):
+        warm.restart()
+
+
+def test_it_ends_while_it_waits(warm: Daemon) -> None:
+    assert warm.term() == 0

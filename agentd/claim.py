@@ -6,32 +6,48 @@ with the same volume, is the same sandbox at once, and resumes its uploads.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Annotated
 
 import msgspec
 
 from agentd.config import Config, ConfigError
-from agentd.errors import Conflict, InvalidRequest, Unauthorized
+from agentd.errors import Conflict, InvalidRequest, NoSpace, Unauthorized, Unavailable
 from agentd.http.access import Access
 from agentd.http.endpoint import Call, Endpoint
+from agentd.http.signing import DIGEST
+from agentd.linux.oserrors import os_errors
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import keep, kept
 
 NAME = "init"
 
+Word = Annotated[str, msgspec.Meta(min_length=1)]
+# What a header can carry, and what `Access` can find; a token that begins as a digest would never be.
+Token = Annotated[str, msgspec.Meta(pattern=r"^(sha256:[0-9a-f]{64}|(?!sha256:)[!-~]{1,4096})(?![\s\S])")]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[^=\0]+(?![\s\S])")]
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*(?![\s\S])")]
+
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What makes a daemon one sandbox's. sandbox_id, cwd, default_user: as the configuration's keys. token: valid from
-    now on, in place of those of the token file. environment: of every process, above processes.environment_file."""
+    now on, in place of those of the token file; printable ASCII, or a digest as there. environment: of every process,
+    above processes.environment_file."""
 
-    sandbox_id: str | None = None
-    token: str | None = None
-    environment: Mapping[str, str] = {}
-    cwd: Annotated[str, msgspec.Meta(pattern="^/")] | None = None
-    default_user: str | None = None
+    sandbox_id: Word | None = None
+    token: Token | None = None
+    environment: Mapping[VariableName, Text] = {}
+    cwd: Annotated[str, msgspec.Meta(pattern=r"^/[^\0]*(?![\s\S])")] | None = None
+    default_user: Word | None = None
 
     def __repr__(self) -> str:
         return "Init(...)"  # whatever logs it tells no secret
+
+    def kept(self) -> "Init":
+        """With its token's digest in place of the token: whoever can read what is kept cannot ask for anything."""
+        if self.token is None or self.token.encode().startswith(DIGEST):
+            return self
+        return msgspec.structs.replace(self, token=f"sha256:{sha256(self.token.encode()).hexdigest()}")
 
     def within(self, config: Config) -> Config:
         """The configuration with what is said here. InvalidRequest for a value that no flag could have either."""
@@ -62,6 +78,7 @@ class Claim:
         self._reserved = reserved
         self._access = access
         self._check = check
+        self._closed = False
         self._turn = asyncio.Lock()
 
     @property
@@ -86,20 +103,29 @@ class Claim:
             *("POST", "/v1/init", "init", self._post),
             body=Init,
             result=Initialized,
-            public=True,  # the token file's tokens are good for this alone, once the sandbox has one of its own
-            errors=(Unauthorized, InvalidRequest, Conflict),
+            access=self._access,  # the token file's tokens are good for this alone, once the sandbox has one of its own
+            errors=(Unauthorized, InvalidRequest, Conflict, NoSpace, Unavailable),
             summary="Make a daemon that waits (await_init) one sandbox's, once; the same again is no harm",
         )
 
+    def close(self) -> None:
+        """The daemon ends: it becomes nobody's any more, and whoever waits is told so."""
+        self._closed = True
+        self.served.set()
+
     async def _post(self, call: Call) -> Initialized:
-        self._access.check(call.headers, NAME)
+        init = call.data.kept()
         async with self._turn:
             if self.init is None:
-                await self._take(call.data)
-        if call.data != self.init:
+                if self._closed:
+                    raise Unavailable("this daemon ends, and becomes nobody's any more; take another one")
+                await self._take(init)
+        if init != self.init:
             raise Conflict("this daemon has been made another sandbox's; start a new one")
         await self.served.wait()
-        return Initialized(call.data.sandbox_id)
+        if self._closed:
+            raise Unavailable("this daemon ends; it is this sandbox's once it has been started again: repeat then")
+        return Initialized(init.sandbox_id)
 
     async def _take(self, init: Init) -> None:
         try:
@@ -108,9 +134,11 @@ class Claim:
             raise InvalidRequest(str(error)) from None
         self.init = init  # before it is kept: a caller who leaves now changes nothing
         try:
-            await in_thread(keep, self._reserved, NAME, msgspec.json.encode(init))
-        except OSError:
-            self.init = None
+            with os_errors("write", NAME):
+                await in_thread(keep, self._reserved, NAME, msgspec.json.encode(init))
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) or error.__cause__ is not None:
+                self.init = None
             raise
         finally:
             if self.init is not None:

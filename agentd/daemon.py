@@ -134,6 +134,7 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
                 await ready()
             claim.served.set()
         await ended.asked.wait()
+        claim.close()
         if ended.signal == LEAVING:
             house.config = msgspec.structs.replace(house.config, keep_processes=True)
         _log.info("draining", extra=fields(seconds=config.drain_timeout))
@@ -261,7 +262,7 @@ def _bind(config: Config, handed: Sequence[Handed], closing: AsyncExitStack) -> 
             bound = listen.bind(address, handed)
         except (ValueError, OSError) as error:
             raise ConfigError("listen", f"{address}: {getattr(error, 'strerror', None) or error}") from None
-        closing.callback(listen.remove, address)
+        closing.callback(listen.remove, address, listen.file_of(address))
         sockets += bound
         handed = [one for one in handed if one.fd not in [taken.fileno() for taken in bound]]
         if config.insecure and not all(map(listen.is_local, bound)):

@@ -270,7 +270,8 @@ async def _handles(house: House, processes: Processes) -> Handles:
             sessions=Sessions(own, places, SessionLimits(**msgspec.structs.asdict(config.sessions)), spawn),
         )
 
-    handles = Handles(furnish, house.reserved, HandleLimits(**msgspec.structs.asdict(config.handles)), spawn)
+    limits = HandleLimits(**msgspec.structs.asdict(config.handles))
+    handles = Handles(furnish, house.reserved, limits, config.processes.grace, spawn)
     if config.standalone:
         await handles.open(keep=config.keep_processes)
         house.closing.push_async_callback(lambda: handles.close(keep=house.config.keep_processes))

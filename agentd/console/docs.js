@@ -1,7 +1,7 @@
 // The API as the daemon describes it (OpenAPI 3.1), with a try for each operation.
 
 import { address, call, quote, send } from "./api.js";
-import { button, bytes, fail, h } from "./dom.js";
+import { button, bytes, fail, h, table } from "./dom.js";
 import { resolve, sample, shape } from "./schema.js";
 
 const METHODS = ["get", "head", "put", "post", "patch", "delete"];
@@ -196,37 +196,6 @@ export function view(app) {
 
   function section(title, ...children) {
     return h("section", {}, h("h3", {}, title), children);
-  }
-
-  function table(heads, rows) {
-    return h(
-      "div",
-      { class: "scroll" },
-      h(
-        "table",
-        {},
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            heads.map((head) => h("th", { scope: "col" }, head)),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          rows.map((cells) =>
-            h(
-              "tr",
-              {},
-              cells.map((cell) => h("td", {}, cell)),
-            ),
-          ),
-        ),
-      ),
-    );
   }
 
   // A form for one call, with the token of this page.

@@ -52,6 +52,20 @@ export function h(tag, props, ...children) {
   return made;
 }
 
+// A table, or where there are no rows what is said in place of it.
+export function table(heads, rows, empty) {
+  if (!rows.length && empty) return h("p", { class: "empty" }, empty);
+  const head = heads.map((one) => h("th", { scope: "col" }, one));
+  const body = rows.map((cells) =>
+    h(
+      "tr",
+      {},
+      cells.map((cell) => h("td", {}, cell)),
+    ),
+  );
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
+}
+
 // A button with an icon. Without text it is square, and the label is what it is called and what its tooltip says.
 export function button(name, label, onclick, { text = "", kind = "", ...more } = {}) {
   const named = text ? {} : { "aria-label": label, title: label };

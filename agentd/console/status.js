@@ -1,7 +1,7 @@
 // Status: what the machine is used for, uploads and their quota, shell sessions, and what the daemon can do here.
 
 import { call, request } from "./api.js";
-import { ask, button, bytes, count, fail, h, moment } from "./dom.js";
+import { ask, button, bytes, count, fail, h, moment, table } from "./dom.js";
 import { chosen } from "./drop.js";
 
 const EVERY = 3000;
@@ -22,38 +22,6 @@ function meter(title, used, total, words) {
     h("p", { class: "figure" }, `${Math.round(share * 100)} %`),
     bar,
     h("p", { class: "muted" }, words),
-  );
-}
-
-function table(heads, rows, empty) {
-  if (!rows.length) return h("p", { class: "empty" }, empty);
-  return h(
-    "div",
-    { class: "scroll" },
-    h(
-      "table",
-      {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          heads.map((head) => h("th", { scope: "col" }, head)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        rows.map((cells) =>
-          h(
-            "tr",
-            {},
-            cells.map((cell) => h("td", {}, cell)),
-          ),
-        ),
-      ),
-    ),
   );
 }
 

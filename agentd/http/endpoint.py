@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from agentd.errors import AgentError
+from agentd.http.access import Access
 from agentd.http.body import Body
 from agentd.http.signing import Grant
 
@@ -98,7 +99,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     ``handler(call, socket)`` its conversation; the method is GET, and a plain GET may have the same path.
     longest_message: bytes of a message that its client may send.
     signed: a signed URL does in place of a token, and ``Call.grant`` tells what it grants; that of a socket grants the
-    method `SOCKET`, which no other row takes. public: no token is asked for.
+    method `SOCKET`, which no other row takes. public: no token is asked for. access: who may ask, where that is not
+    whoever may ask for the others.
     params, body, result: Structs; ``body=None`` leaves the body raw. body_limit: bytes of JSON, where the server's
     limit is too small for what the row takes. errors: those of its own, for the documentation, as is all that follows.
     takes and sends: the media types of a raw body (none where it has no body) and of an answer that is no JSON.
@@ -121,6 +123,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     longest_message: int = 1 << 20
     signed: bool = False
     public: bool = False
+    access: Access | None = None
     takes: tuple[str, ...] = (RAW,)
     sends: tuple[str, ...] = ()
     form: type[msgspec.Struct] | None = None

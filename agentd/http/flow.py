@@ -55,7 +55,8 @@ def cut(transport: asyncio.Transport) -> None:
 def untaken(transport: asyncio.Transport) -> int:
     """Bytes that were written and that the client has not taken, as far as the kernel tells."""
     size = transport.get_write_buffer_size()
-    with suppress(OSError, AttributeError):  # not every kernel tells, nor has every transport a socket
+    # Not every kernel tells, nor has every transport a socket, nor one that was closed an fd (ValueError).
+    with suppress(OSError, AttributeError, ValueError):
         opened = transport.get_extra_info("socket").fileno()
         size += int.from_bytes(fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4)), "little")  # tcp(7), SIOCOUTQ
     return size

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 
+_FD_DIGITS = 9
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -24,7 +25,7 @@ def bind(address: str, handed: Sequence[tuple[str, int]] = ()) -> list[socket.so
     if kind == "unix":
         return [_bind_unix(rest)]
     if kind == "fd":
-        if not rest.isdecimal():
+        if not rest.isdecimal() or len(rest) > _FD_DIGITS:
             raise ValueError(f"{address!r} is not fd:N with a number")
         return [_adopt(int(rest))]
     host, _, port = address.rpartition(":")
@@ -65,6 +66,10 @@ def _adopt(fd: int) -> socket.socket:
     if adopted.type != socket.SOCK_STREAM or adopted.family not in _FAMILIES:
         adopted.detach()
         raise ValueError(f"fd {fd} is not a stream socket of IPv4, IPv6 or the kind unix")
+    with suppress(OSError):
+        adopted.getpeername()
+        adopted.detach()
+        raise ValueError(f"fd {fd} is a connection, not a socket that others connect to")
     adopted.set_inheritable(False)
     return adopted
 
@@ -95,16 +100,32 @@ def _is_stale(path: str) -> bool:
     if not os.path.lexists(path) or not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
+        one.setblocking(False)
         try:
             one.connect(path)
         except ConnectionRefusedError:
             return True
+        except BlockingIOError:
+            pass  # somebody does, who has more to answer than he can take
         return False
 
 
-def remove(address: str) -> None:
-    """Takes away the file that `bind` has made for a unix socket."""
-    if address.startswith("unix:"):
+File = tuple[int, int, int]
+
+
+def file_of(address: str) -> File | None:
+    """Of a unix socket the file that is there now; None for other addresses."""
+    with suppress(OSError):
+        if address.startswith("unix:"):
+            found = os.lstat(address.removeprefix("unix:"))
+            return found.st_dev, found.st_ino, found.st_mtime_ns
+    return None
+
+
+def remove(address: str, file: File | None) -> None:
+    """Takes away the file that `bind` has made for a unix socket, as `file_of` told it then, and not that of another
+    daemon, which has come meanwhile."""
+    if file is not None and file_of(address) == file:
         with suppress(FileNotFoundError):
             os.unlink(address.removeprefix("unix:"))
 

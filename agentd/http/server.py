@@ -297,7 +297,8 @@ class Server:
     def _admit(self, exchange: Exchange, route: Route | None) -> Grant | None:
         """Raises where the caller may not ask; before anything is said about the path."""
         request = exchange.request
-        if self._access.open:
+        access = (route.endpoint.access if route is not None else None) or self._access
+        if access.open:
             self._origins.admit(request.headers)
         peer = request.remote or "unix"
         grant = None
@@ -305,7 +306,7 @@ class Server:
             method = SOCKET if route.endpoint.socket else request.method
             grant = self._access.redeem(exchange.query, method, peer)
         if grant is None and not (route is not None and route.endpoint.public):
-            self._access.check(request.headers, peer)
+            access.check(request.headers, peer)
         return grant
 
     async def _converse(

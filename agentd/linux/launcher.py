@@ -150,12 +150,15 @@ class Launch:
         orders += struct.pack(f"={len(groups)}I", *groups)
         if len(orders) > _MOST_ORDERS:
             return Refused(OSError(errno.EINVAL, "too many groups"), launching.IDS)
+        self._control.settimeout(_PATIENCE)
         try:
             self._control.sendall(orders + self._environment)
             self._control.shutdown(socket.SHUT_WR)
             report = self._report()
         except (BrokenPipeError, ConnectionResetError):
             return None  # somebody has killed it already, the kernel for want of memory
+        except TimeoutError:
+            raise Unavailable("the process was stopped by its user, and took no orders; repeat") from None
         if len(report) != REPORT.size:
             return None
         number, step = REPORT.unpack(report)

@@ -27,7 +27,7 @@ def notify(state: str, address: str | None) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
         try:
-            one.sendto(state.encode(), socket.MSG_DONTWAIT, _target(address))
+            one.sendto(os.fsencode(state), socket.MSG_DONTWAIT, _target(address))
         except OSError:
             return
 

@@ -17,9 +17,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -121,10 +120,12 @@ class _Held:
 
 class Handles:
     """furnish: makes what a handle that starts has to itself, or raises what its directory, its user or its variables
-    give cause for. reserved: fd of the daemon's own tree. spawn: runs a job beside the requests."""
+    give cause for. reserved: fd of the daemon's own tree. grace: seconds from SIGTERM to SIGKILL for what an earlier
+    daemon has left. spawn: runs a job beside the requests."""
 
-    def __init__(self, furnish: Furnish, reserved: int, limits: HandleLimits, spawn: Spawn) -> None:
+    def __init__(self, furnish: Furnish, reserved: int, limits: HandleLimits, grace: float, spawn: Spawn) -> None:
         self.limits = limits
+        self._grace = grace
         self._furnish = furnish
         self._reserved = reserved
         self._spawn = spawn
@@ -138,15 +139,17 @@ class Handles:
         self._records = await in_thread(Records, self._reserved, "handles")
         for name, content in await in_thread(lambda records: [*records.all()], self._records):
             try:
-                held = self._hold(msgspec.convert(json.loads(content), Handle))
-            except (msgspec.ValidationError, ValueError) as error:
+                handle = msgspec.convert(json.loads(content), Handle)
+                if handle.id != name:
+                    raise ValueError(f"it is that of {handle.id}")
+            except (msgspec.ValidationError, ValueError, RecursionError) as error:
                 _log.error("the record of the handle %s is left as it is: %s", name, error)
                 continue
-            if held.handle.running:
+            held = self._hold(handle)
+            if handle.running:
                 await self._bring_back(held)
             self._arm(held)
-        if not keep:
-            await self._clear()
+        await self._clear(held for held in self._held.values() if not (keep and held.handle.running))
 
     async def carry_out(self, job: Coroutine[Any, Any, T]) -> T:
         """What ``job`` gives, which is done whoever waits for it still; as are all that follow."""
@@ -251,11 +254,11 @@ class Handles:
         except KeyError:
             raise SandboxNotFound(f"there is no {ident!r} here, or it was deleted; create one") from None
 
-    async def _clear(self) -> None:
-        """Ends what earlier daemons have left running; nothing was started yet."""
-        left = Marks([held.handle.first for held in self._held.values()])
-        for quarters in islice(self._furnished(), 1):
-            await in_thread(end_all, left, (), quarters.processes.limits.grace, pool=STOP)
+    async def _clear(self, emptied: Iterable[_Held]) -> None:
+        """Ends what earlier daemons have left running in these; nothing was started yet."""
+        left = Marks([held.handle.first for held in emptied])
+        if left.firsts:
+            await in_thread(end_all, left, (), self._grace, pool=STOP)
 
     async def _bring_back(self, held: _Held) -> None:
         held.handle.active = time.time()
@@ -317,21 +320,27 @@ class Handles:
     async def _stop(self, held: _Held, grace: float | None) -> Handle:
         async with held.turn:
             self._known(held.handle.id)
-            await self._vacate(held, grace)
-            self._arm(held)
-            await self._write(held.handle)
+            await self._halt(held, grace)
         return held.handle
 
     async def _delete(self, held: _Held) -> Handle:
         async with held.turn:
             self._known(held.handle.id)
-            await self._vacate(held, None)
-            self._disarm(held)
-            del self._held[held.handle.id]
-            self._names.discard(held.handle.name)
-            assert self._records is not None
-            await in_thread(self._records.remove, held.handle.id)
+            await self._drop(held)
         return held.handle
+
+    async def _halt(self, held: _Held, grace: float | None) -> None:
+        await self._vacate(held, grace)
+        self._arm(held)
+        await self._write(held.handle)
+
+    async def _drop(self, held: _Held) -> None:
+        assert self._records is not None
+        await self._vacate(held, None)
+        await in_thread(self._records.remove, held.handle.id)
+        self._disarm(held)
+        del self._held[held.handle.id]
+        self._names.discard(held.handle.name)
 
     async def _vacate(self, held: _Held, grace: float | None) -> None:
         quarters, held.quarters = held.quarters, None
@@ -370,22 +379,26 @@ class Handles:
             held.timer = asyncio.get_running_loop().call_later(seconds, self._look, held)
 
     def _look(self, held: _Held) -> None:
-        """Does what is due."""
-        due = sorted((moment, act) for moment, act in _moments(held) if moment <= time.time())
-        if not due:
-            self._arm(held)
+        if _due(held):
+            self._spawn(self._act(held))
         else:
-            self._spawn(self._act(held, due[0][1]))
+            self._arm(held)
 
-    async def _act(self, held: _Held, act: Act) -> None:
-        _log.info("%s has come to its end: %s", held.handle.id, act)
-        try:
-            await (self._delete(held) if act == "delete" else self._stop(held, None))
-        except SandboxNotFound:
-            return  # somebody was faster
-        except BaseException:
-            self._arm(held, _AFTER_FAILURE)
-            raise
+    async def _act(self, held: _Held) -> None:
+        """Does what is due still, once what was asked for before is done."""
+        async with held.turn:
+            if self._held.get(held.handle.id) is not held:
+                return
+            act = _due(held)
+            try:
+                if act is None:
+                    self._arm(held)
+                else:
+                    _log.info("%s has come to its end: %s", held.handle.id, act)
+                    await (self._drop(held) if act == "delete" else self._halt(held, None))
+            except BaseException:
+                self._arm(held, _AFTER_FAILURE)
+                raise
 
 
 def _written(handle: Handle) -> bytes:
@@ -406,3 +419,8 @@ def _moments(held: _Held) -> Iterator[tuple[float, Act]]:
         yield (time.time() if held.calls else handle.active) + lease.idle, lease.when_idle
     if handle.stopped is not None and lease.stopped is not None:
         yield handle.stopped + lease.stopped, "delete"
+
+
+def _due(held: _Held) -> Act | None:
+    """What was to be done by now, the first of it."""
+    return min(((moment, act) for moment, act in _moments(held) if moment <= time.time()), default=(0, None))[1]

@@ -227,7 +227,7 @@ class Terminals:
                 ends = [(self._store.claim(name + end) or [Descriptor(-1)])[0] for end in (_OURS, _THEIRS)]
                 try:
                     self._resume(name, self._store.claim(name), *ends)
-                except (Damaged, OSError, msgspec.DecodeError) as error:
+                except (ValueError, OSError, msgspec.DecodeError) as error:
                     _log.warning("a terminal of an earlier daemon is lost: %s", error)
                     await self._remove(name)
         for name in self._store.names(_KIND):

@@ -136,12 +136,10 @@ class Processes:
         mine = [process.mark for process in self._processes.values() if process.mark]
         self._marks = Marks([self._first, *map(marks.first_of, mine)])
         self._recovered = True
-        try:
-            await in_thread(marks.write, self._directory, self._marks.firsts)
-        except OSError as error:
-            _log.warning("what this daemon leaves running if it dies will not be ended: %s", error.strerror)
-        if earlier and not keep:
-            self._spawn(self._clean(Marks(earlier, mine)))
+        left = frozenset() if keep else earlier
+        await self._note(self._marks.firsts | left)
+        if left:
+            self._spawn(self._clean(Marks(left, mine)))
 
     def kept_as(self, name: str) -> Process | None:
         """The process of that name in the store."""
@@ -379,6 +377,15 @@ class Processes:
         if found := await in_thread(find, left, (), pool=STOP):
             _log.warning("processes of a daemon that died are ended", extra=fields(processes=len(found)))
             await in_thread(end_all, left, (), self.limits.grace, pool=STOP)
+        if not self._closing:
+            await self._note(self._marks.firsts)
+
+    async def _note(self, firsts: frozenset[int]) -> None:
+        """Where the marks of those count from that the next daemon has to end if this one dies."""
+        try:
+            await in_thread(marks.write, self._directory, firsts)
+        except OSError as error:
+            _log.warning("what this daemon leaves running if it dies will not be ended: %s", error.strerror)
 
     def _ended(self, process: Process) -> None:
         """Of those that ended only so many are kept, and each only so long."""

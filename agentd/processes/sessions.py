@@ -101,7 +101,11 @@ class Sessions:
         place = await in_thread(self._places.find, "/", opening.user)
         line, offer = await in_thread(connect, kind, place.owner)
         order = Order(line.argv, f"{kind} (session {ident})", opening.cwd, opening.env, opening.user)
-        process = await self._processes.start(order, wires=offer.take())
+        try:
+            process = await self._processes.start(order, wires=offer.take())
+        except BaseException:
+            line.close()
+            raise
         session = Session(ident, kind, line, process, self._limits, self._spawn)
         self._sessions[ident] = session
         task = self._spawn(session.watch())

@@ -200,7 +200,7 @@ def survivors(store: FdStore, spawn: Spawn, cgroups: Cgroups | None) -> list[Sur
             fds, given, spills = (store.claim(name + kind) for kind in ("", _INPUT, _SPILL))
             try:
                 found.append(_survivor(store, spawn, name, fds, given, spills, cgroups))
-            except (Damaged, OSError, msgspec.DecodeError) as error:
+            except (ValueError, OSError, msgspec.DecodeError) as error:
                 _log.warning("a process of an earlier daemon is lost: %s", error)
                 store.remove(name, name + _INPUT, name + _SPILL)
     for name in store.names(_KIND):
@@ -225,6 +225,8 @@ def _survivor(
         raise Damaged(f"{len(fds)} of its fds are there")
     journal = Journal.found(others[0])
     record = _records.decode(journal.record)
+    if not pipes.keys() >= {*record.pipes.values()}:
+        raise Damaged("a pipe of its output is not there")
     ended = _endings.decode(journal.ending) if journal.ending else None
     spill = next((Spill(one.detach()) for one in spills if os.fstat(one.fd).st_ino == journal.spilled), None)
     log = journal.resume(None if spill is None else spill.fd)

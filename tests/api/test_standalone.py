@@ -214,6 +214,16 @@ def test_its_time_can_be_made_longer(alone: Daemon) -> None:
     assert machine.status == "running"
 
 
+def test_one_whose_time_is_made_longer_while_it_is_stopped_is_not_deleted(start_daemon: StartDaemon) -> None:
+    machine = Machine(start_daemon("--standalone", "--processes-grace", str(2 * UNIT)), timeout_ms=SOON_MS)
+    machine.begin("trap '' TERM; while :; do sleep 0.1; done")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(machine, "POST", "/hibernate")
+        assert eventually(lambda: machine("GET", "/processes").status == 409)
+        renewed = machine("POST", "/timeout", {"timeout_ms": 600_000})
+    assert (renewed.status, machine("POST", "/resume").status) == (200, 200)
+
+
 def test_without_a_call_it_is_stopped_and_a_call_that_lasts_keeps_it(alone: Daemon) -> None:
     machine = Machine(alone, inactivity_timeout_ms=SOON_MS, timeout_action="hibernate")
     last = {"command": f"sleep {1.5 * SOON_MS / 1000}; echo done", "shell": True}
@@ -246,6 +256,15 @@ def test_the_limit_of_processes_is_that_of_all_together(start_daemon: StartDaemo
     assert two("POST", "/exec", {"command": "true"}).status == 429
     one("DELETE")
     assert two("POST", "/exec", {"command": "true"}).status == 200
+
+
+def test_a_session_that_is_refused_leaves_no_fds(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(*FLAGS, "--processes-max-running", "1")
+    machine, fds = Machine(daemon), Path(f"/proc/{daemon.pid}/fd")
+    machine.begin("exec sleep 600")
+    before = len([*fds.iterdir()])
+    assert {machine("POST", "/sessions", {}).status for _ in range(5)} == {429}
+    assert eventually(lambda: len([*fds.iterdir()]) <= before)
 
 
 def test_a_creation_that_is_repeated_with_its_key_is_the_same(alone: Daemon) -> None:

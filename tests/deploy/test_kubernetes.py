@@ -37,7 +37,14 @@ def printed(*flags: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--users", "--name", "sb-1"), ("--storage", "500Mi", "--image", "r.example/a:1")]
+    "flags",
+    [
+        (),
+        ("--users", "--name", "sb-1"),
+        ("--storage", "500Mi", "--image", "r.example/a:1"),
+        ("--name", "true"),
+        ("--name", "1e3", "--image", "12:30"),
+    ],
 )
 def test_every_object_is_what_its_schema_says(validate: Validate, flags: tuple[str, ...]) -> None:
     done = validate(printed(*flags).stdout)
@@ -46,7 +53,10 @@ def test_every_object_is_what_its_schema_says(validate: Validate, flags: tuple[s
     assert done.stdout.split() == wanted
 
 
-@pytest.mark.parametrize("misspelt", [("periodSeconds", "periodSecond"), ("service: true", "services: true")])
+@pytest.mark.parametrize(
+    "misspelt",
+    [("periodSeconds", "periodSecond"), ("service: true", "services: true"), ('name: "agentd"', "name: true")],
+)
 def test_the_check_sees_a_field_that_is_misspelt(validate: Validate, misspelt: tuple[str, str]) -> None:
     text = printed().stdout
     assert misspelt[0] in text
@@ -64,7 +74,7 @@ def test_the_check_sees_a_field_that_is_misspelt(validate: Validate, misspelt: t
 def test_one_kind_alone_with_a_secret_that_is_there(validate: Validate, kind: str, kinds: list[str]) -> None:
     done = printed("--kind", kind, "--secret", "mine")
     assert validate(done.stdout).stdout.split() == kinds
-    assert (done.stdout.count("secretName: mine"), done.stderr) == (1, "")
+    assert (done.stdout.count('secretName: "mine"'), done.stderr) == (1, "")
 
 
 def test_the_secret_has_the_token_s_digest_and_the_caller_the_token() -> None:

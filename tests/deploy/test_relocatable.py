@@ -85,7 +85,7 @@ def pod(image: str, place: Path, installer: str | None = None) -> str:
     }
     mounts, paths, more = {"shared": "/shared"}, ["workspace", "tmp", "token", "shared"], ""
     if installer is not None:
-        changes[f"image: {image}\n"] = f"image: {image}\n    command: [/opt/agentd/bin/agentd, serve, --]\n"
+        changes[f'image: "{image}"\n'] = f'image: "{image}"\n    command: [/opt/agentd/bin/agentd, serve, --]\n'
         mounts["agentd"] = "/opt/agentd"
         more = INSTALL.format(image=installer)
     text, _, _ = text.partition("  volumes:\n")

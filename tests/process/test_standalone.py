@@ -61,13 +61,25 @@ def test_one_that_cannot_come_back_is_stopped_and_says_why_when_it_is_started(st
     assert machine("POST", "/resume").json()["status"] == "running"
 
 
+@pytest.mark.parametrize("flags", [(), ("--keep-processes",)])
+def test_what_ran_in_one_that_cannot_come_back_is_ended(start_daemon: StartDaemon, flags: tuple[str, ...]) -> None:
+    daemon = start_daemon(*FLAGS, *flags)
+    pid = Machine(daemon, cwd="/workspace/mine").begin("exec sleep 600")
+    daemon.kill9()
+    (daemon.root / "workspace/mine").rmdir()
+    (daemon.root / "workspace/mine").touch()
+    daemon.restart()
+    assert not runs(pid)
+
+
 def test_a_record_that_cannot_be_read_is_left_as_it_is(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(*FLAGS)
     kept, deleted = Machine(daemon), Machine(daemon)
     deleted("DELETE")
     daemon.kill9()
     place = daemon.root / "workspace/.nullspace/handles"
-    damaged = dict(enumerate(("", "{", "[]", '{"id": "mch_3"}', "\0" * 100)))
+    copied = (place / kept.id).read_text()
+    damaged = dict(enumerate(("", "{", "[]", '{"id": "mch_3"}', "\0" * 100, "[" * 200_000, copied)))
     for number, content in damaged.items():
         (place / f"mch_{number}").write_text(content)
     (place / "mch_unfinished.new").write_text("half of")

@@ -1,13 +1,16 @@
 """A daemon that is ready before it is anybody's, and becomes one sandbox's by one call."""
 
+import hashlib
 import json
+import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer, Daemon
+from tests.conftest import UNIT, Answer, Daemon
+from tests.process.harness.waiting import eventually
 
 POOL, OWN = "pool-token-of-many-pods", "the-token-of-one-sandbox"
 MINE = {
@@ -77,6 +80,15 @@ def test_of_many_at_once_one_wins(warm: Daemon) -> None:
     assert sorted(answer.status for answer in answers) == [200] + [409] * 7
 
 
+def test_nothing_is_told_or_read_before_the_token_is_checked(warm: Daemon) -> None:
+    wrong = (b"{", b"[]", b" " * (2 << 20), b'{"unknown": 1}')
+    assert {warm.call("POST", "/v1/init", body, token=None).status for body in wrong} <= {401, 429}
+    init(warm, MINE)
+    assert {warm.call("POST", "/v1/init", body, token=OWN).status for body in wrong} <= {401, 429}
+    document = json.loads(warm.call("GET", "/openapi.json", token=OWN).body)
+    assert document["paths"]["/v1/init"]["post"].get("security") != []
+
+
 @pytest.mark.parametrize("token", [None, OWN, "pool"])
 def test_nobody_claims_it_without_the_pool_s_token(warm: Daemon, token: str | None) -> None:
     assert init(warm, MINE, token).status == 401
@@ -84,7 +96,15 @@ def test_nobody_claims_it_without_the_pool_s_token(warm: Daemon, token: str | No
 
 
 @pytest.mark.parametrize(
-    "said", [{"default_user": "nobody-of-that-name"}, {"sandbox": "sb_1"}, {"environment": {"A": 1}}, {"cwd": "here"}]
+    "said",
+    [
+        *({"default_user": "nobody-of-that-name"}, {"sandbox": "sb_1"}, {"environment": {"A": 1}}, {"cwd": "here"}),
+        # Nobody could ever send these.
+        *({"token": token} for token in ("", " x", "a\nb", "gr\u00fcn", "sha256:abc", f"sha256:{'A' * 64}")),
+        # No program could be started.
+        *({"environment": variables} for variables in ({"": "x"}, {"a=b": "x"}, {"A": "\0"}, {"A\0": "x"})),
+        *({"sandbox_id": ""}, {"default_user": ""}, {"cwd": "/a\0"}),
+    ],
 )
 def test_what_cannot_be_changes_nothing(warm: Daemon, said: dict[str, object]) -> None:
     assert init(warm, said).status == 400
@@ -105,7 +125,8 @@ def test_the_token_is_told_to_nobody(warm: Daemon) -> None:
     (warm.root / "workspace/project").mkdir()
     assert OWN not in run(warm, "env; cat /proc/self/environ")
     assert OWN not in json.dumps(warm.log())
-    assert (warm.root / "workspace/.nullspace/init").stat().st_mode & 0o077 == 0
+    kept = warm.root / "workspace/.nullspace/init"
+    assert (kept.stat().st_mode & 0o077, OWN in kept.read_text()) == (0, False)
 
 
 def test_a_damaged_identity_is_named_at_the_start(warm: Daemon) -> None:
@@ -114,6 +135,23 @@ def test_a_damaged_identity_is_named_at_the_start(warm: Daemon) -> None:
     (warm.root / "workspace/.nullspace/init").write_text("{")
     with pytest.raises(RuntimeError, match="ended with 78"):
         warm.restart()
+
+
+def test_a_token_may_be_told_by_its_digest(warm: Daemon) -> None:
+    digest = f"sha256:{hashlib.sha256(OWN.encode()).hexdigest()}"
+    assert init(warm, {**MINE, "token": digest}).status == 200
+    codes = [warm.call("GET", "/v1/capabilities", token=token).status for token in (OWN, digest, POOL)]
+    assert codes == [200, 401, 401]
+
+
+def test_once_it_ends_it_becomes_nobody_s_and_holds_up_no_one(warm: Daemon) -> None:
+    warm.restart(*warm._flags, "--drain-notice", str(3 * UNIT))
+    warm.signal(signal.SIGTERM)
+    assert eventually(lambda: warm.call("GET", "/readyz", token=None).status == 503)
+    answer = init(warm, MINE)
+    assert (answer.status, json.loads(answer.body)["code"]) == (503, "unavailable")
+    assert warm.wait() == 0
+    assert not (warm.root / "workspace/.nullspace/init").exists()
 
 
 def test_it_ends_while_it_waits(warm: Daemon) -> None:

@@ -18,7 +18,8 @@ from agentd.config import Config
 KINDS = ("pod", "sandbox", "template")
 PRESTOP_SECONDS = 2
 SPARE_SECONDS = 10
-# RFC 1123 label; what is made of it has a suffix of at most 10 characters, and a label has 63.
+# In quotes, as `true` and `1e3` are names, too. RFC 1123 label; what is made of it has a suffix of at most 10
+# characters, and a label has 63.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _QUANTITY = re.compile(r"[1-9][0-9]*(Ki|Mi|Gi|Ti)")
@@ -27,7 +28,7 @@ TOKENS = """\
 apiVersion: v1
 kind: Secret
 metadata:
-  name: {secret}
+  name: "{secret}"
   labels: {labels}
 type: Opaque
 # The digest of a token that was made just now and told on standard error: what runs in the sandbox as the daemon's own
@@ -80,7 +81,7 @@ securityContext:
     type: RuntimeDefault
 containers:
 - name: sandbox
-  image: {image}
+  image: "{image}"
   # The sandbox's own command would be here, as args: the daemon runs it beside itself.
   env:
   - name: AGENTD_LISTEN
@@ -137,7 +138,7 @@ volumes:
   emptyDir: {{}}
 - name: token
   secret:
-    secretName: {secret}
+    secretName: "{secret}"
     defaultMode: 0440
 """
 
@@ -166,7 +167,7 @@ POD = """\
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {name}
+  name: "{name}"
 {annotations}\
 spec:
 {spec}"""
@@ -175,7 +176,7 @@ ENGINE = """\
 apiVersion: {group}/v1beta1
 kind: {kind}
 metadata:
-  name: {name}
+  name: "{name}"
   labels: {labels}
 spec:
   # One headless Service, by which the engine's router finds the daemon.
@@ -200,7 +201,7 @@ metadata:
 spec:
   replicas: 2
   sandboxTemplateRef:
-    name: {name}
+    name: "{name}"
 """
 
 
@@ -229,7 +230,7 @@ def files(options: argparse.Namespace) -> Mapping[str, str]:
         "name": options.name,
         "image": options.image,
         "secret": options.secret or f"{options.name}-token",
-        "labels": f"{{app.kubernetes.io/name: {options.name}}}",
+        "labels": f'{{app.kubernetes.io/name: "{options.name}"}}',
     }
     objects = [] if options.secret else [_token(facts)]
     for kind in kinds:

@@ -147,6 +147,8 @@ def files(options: argparse.Namespace) -> dict[str, str]:
     program = options.program.split(" ")
     if not program[0].startswith("/") or not all(map(_WORD.fullmatch, program)):
         raise ValueError(f"--program: {options.program!r} is no absolute path with plain arguments")
+    if not workspace.strip("/"):
+        raise ValueError("--workspace: the whole machine would be the user's; name a directory in it")
     token = "agentd.token" if options.token_file is None else _path("token-file", options.token_file)
     values = {
         "program": options.program,
@@ -189,6 +191,8 @@ def _stream(address: str) -> str:
         where = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         raise ValueError(f"--listen: {address!r} is not IP:PORT or unix:PATH; systemd looks up no names") from None
+    if "%" in host:
+        raise ValueError(f"--listen: {address!r} names an interface; BindToDevice= of the socket can")
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"--listen: {address!r} has no port from 1 to 65535")
-    return f"ListenStream={f'[{where}]' if where.version == 6 else where}:{port}"
+    return f"ListenStream={f'[{where}]' if where.version == 6 else where}:{int(port)}"

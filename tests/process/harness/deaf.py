@@ -5,7 +5,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,21 +16,21 @@ _FORCE_DETACH = 3
 
 @contextmanager
 def deaf(place: Path) -> Iterator[threading.Event]:
-    """Mounted there meanwhile; the event is set once somebody waits for it. Skips the test where that cannot be done."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with suppress(OSError), open("/dev/fuse", "r+b", 0) as device:
+    """Mounted there meanwhile; the event is set once somebody waits for it. Skips where that cannot be done."""
+    with ExitStack() as closing:
+        try:
+            device = closing.enter_context(open("/dev/fuse", "r+b", 0))
+        except OSError:
+            pytest.skip("no FUSE here")
+        libc, asked = ctypes.CDLL(None), threading.Event()
         options = f"fd={device.fileno()},rootmode=40000,user_id=0,group_id=0"
-        if libc.mount(b"deaf", os.fsencode(place), b"fuse", 0, options.encode()) == 0:
-            asked = threading.Event()
-            serving = threading.Thread(target=_serve, args=(device.fileno(), asked))
-            serving.start()
-            try:
-                yield asked
-            finally:
-                libc.umount2(os.fsencode(place), _FORCE_DETACH)
-                serving.join()
-            return
-    pytest.skip("no FUSE here, or no right to mount")
+        if libc.mount(b"deaf", os.fsencode(place), b"fuse", 0, options.encode()) != 0:
+            pytest.skip("no right to mount")
+        serving = threading.Thread(target=_serve, args=(device.fileno(), asked))
+        serving.start()
+        closing.callback(serving.join)
+        closing.callback(libc.umount2, os.fsencode(place), _FORCE_DETACH)
+        yield asked
 
 
 def _serve(device: int, asked: threading.Event) -> None:

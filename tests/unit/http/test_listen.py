@@ -52,7 +52,9 @@ def test_every_address_of_the_machine_is_not_local() -> None:
         assert not listen.is_local(bound)
 
 
-@pytest.mark.parametrize("address", ["", "8811", ":8811", "host:", "host:port", "host:65536", "fd:", "fd:x", "unix:"])
+@pytest.mark.parametrize(
+    "address", ["", "8811", ":8811", "host:", "host:port", "host:65536", "fd:", "fd:x", "unix:", f"fd:{1 << 80}"]
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         listen.bind(address)
@@ -63,9 +65,38 @@ def test_a_unix_socket_is_for_its_owner_alone_and_goes_with_the_daemon(directory
     with bound:
         assert (directory / "socket").stat().st_mode & 0o777 == 0o600
         assert listen.url(bound) == "unix:socket"
-        listen.remove("unix:socket")
+        file = listen.file_of("unix:socket")
+        listen.remove("unix:socket", file)
     assert not (directory / "socket").exists()
-    listen.remove("unix:socket")
+    listen.remove("unix:socket", file)
+
+
+def test_the_socket_of_a_daemon_that_has_come_meanwhile_stays(directory: Path) -> None:
+    listen.bind("unix:socket")[0].close()
+    file = listen.file_of("unix:socket")
+    (other,) = listen.bind("unix:socket")
+    with other:
+        listen.remove("unix:socket", file)
+        assert (directory / "socket").exists()
+
+
+@pytest.mark.usefixtures("directory")
+def test_one_that_is_too_busy_to_answer_is_not_waited_for() -> None:
+    (bound,) = listen.bind("unix:socket")
+    with bound, ExitStack() as closing:
+        bound.listen(0)
+        for _ in range(4):
+            one = closing.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            one.connect_ex("socket")
+        with pytest.raises(OSError, match="in use"):
+            listen.bind("unix:socket")
+
+
+def test_a_connection_is_nothing_to_listen_at() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(ValueError, match="is a connection"):
+        listen.bind(f"fd:{ours.fileno()}")
 
 
 @pytest.mark.usefixtures("directory")

@@ -114,6 +114,15 @@ def test_one_that_its_user_has_stopped_is_not_waited_for(begin: Begin) -> None:
         launch.kill()
 
 
+def test_one_that_is_stopped_and_takes_no_orders_holds_up_nobody(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    with closing(begin("true", **{f"V{number}": "x" * 100_000 for number in range(9)})) as launch:
+        os.kill(launch.pid, signal.SIGSTOP)
+        with pytest.raises(Unavailable, match="stopped by its user"):
+            launch.go(AS_BOB)
+        launch.kill()
+
+
 def test_one_whose_end_is_kept_back_is_not_waited_for(begin: Begin) -> None:
     with closing(begin("echo ran")) as launch, held(0, launch.pid):
         launch.kill()

@@ -2,9 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,37 +18,6 @@ MIB = 1 << 20
 PART = "seq $((i*1000+1)) $((i*1000+1000))"
 FLAGS = ("--processes-grace", "0.1")
 COUNT = "i=0; while [ $i -lt {0} ]; do i=$((i+1)); echo $i; {1} done"
-
-
-@pytest.fixture
-def manager() -> Iterator[Manager]:
-    with closing(Manager()) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manage(manager: Manager, tmp_path: Path) -> Iterator[Callable[..., Managed]]:
-    """``manage("--flag")``: a daemon of the manager, ended after the test with all that it has in its store."""
-    started: list[Managed] = []
-
-    def manage(*flags: str) -> Managed:
-        started.append(Managed(tmp_path, manager, *flags))
-        return started[0]
-
-    yield manage
-    for daemon in started:
-        daemon.restart("--processes-grace", "0.1")
-        daemon.term()
-        assert eventually(lambda root=daemon.root: alive(root) == [])  # type: ignore[misc]
-
-
-@pytest.fixture
-def daemon(manager: Manager, tmp_path: Path) -> Iterator[Managed]:
-    daemon = Managed(tmp_path, manager)
-    yield daemon
-    daemon.term()
-    assert eventually(lambda: alive(daemon.root) == [])
-    assert manager.names() == []
 
 
 def numbers(last: int) -> bytes:
@@ -267,7 +235,7 @@ def test_a_process_that_the_store_has_no_room_for_ends_with_the_daemon(daemon: M
 
 def test_a_damaged_entry_costs_one_process(daemon: Managed, manager: Manager) -> None:
     shell = Shell(daemon)
-    for _ in range(6):
+    for _ in range(8):
         shell.begin("sleep 1000")
     fine = shell.begin("exec sleep 1000")
     daemon.kill9()
@@ -293,6 +261,10 @@ def damage(fds: list[int], how: int) -> None:
             os.pwrite(file, b"\xff" * 4096, 0)
         case 4:
             os.pwrite(file, b"\x01" + bytes(7), 8 * 6)
+        case 5:
+            os.close(fds.pop())
+        case 6:
+            os.pwrite(file, b"\xff", os.pread(file, 4 * MIB, 0).index(b"sleep 1000"))
         case _:
             os.close(fds.pop())
             os.close(fds.pop(1))
@@ -322,6 +294,15 @@ def test_what_was_kept_on_purpose_is_not_ended_by_a_later_daemon(start_daemon: S
     assert daemon.term() == 0
     assert alive(daemon.root) == [pid]
     os.kill(pid, 9)
+
+
+def test_what_a_daemon_that_died_was_ending_is_ended_by_the_next(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--processes-grace", "1000")
+    Shell(daemon).begin("trap '' PIPE TERM; while :; do sleep 0.1; done", user="root")
+    for flags in ((), FLAGS):
+        daemon.kill9()
+        daemon.restart(*flags)
+    assert eventually(lambda: alive(daemon.root) == [])
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense \xff 12", b"0\n", b"9" * 4096])

@@ -1,46 +1,12 @@
 """Terminals live on when the daemon is killed or replaced, and whoever comes back sees what was shown meanwhile."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
-
-import pytest
+import os
+from collections.abc import Callable
 
 from tests.process.harness.manager import Managed, Manager
 from tests.process.harness.waiting import eventually
 from tests.processes import Shell, alive
 from tests.terminals import Screen, lives, screen
-
-
-@pytest.fixture
-def manager() -> Iterator[Manager]:
-    with closing(Manager()) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manage(manager: Manager, tmp_path: Path) -> Iterator[Callable[..., Managed]]:
-    """``manage("--flag")``: a daemon of the manager, ended after the test with all that it has in its store."""
-    started: list[Managed] = []
-
-    def manage(*flags: str) -> Managed:
-        started.append(Managed(tmp_path, manager, *flags))
-        return started[0]
-
-    yield manage
-    for daemon in started:
-        daemon.restart("--processes-grace", "0.1")
-        daemon.term()
-        assert eventually(lambda root=daemon.root: alive(root) == [])  # type: ignore[misc]
-
-
-@pytest.fixture
-def daemon(manager: Manager, tmp_path: Path) -> Iterator[Managed]:
-    daemon = Managed(tmp_path, manager)
-    yield daemon
-    daemon.term()
-    assert eventually(lambda: alive(daemon.root) == [])
-    assert manager.names() == []
 
 
 async def started(one: Screen, command: str = "PS1= exec sh") -> dict[str, object]:
@@ -137,6 +103,17 @@ async def test_the_store_holds_no_terminal_whose_program_has_ended(daemon: Manag
         await one.last()
     assert eventually(lambda: not lives(int(one.shown.split()[0])))
     assert [name for name in manager.names() if name.endswith(("-o", "-t"))] == []
+
+
+async def test_a_damaged_one_is_lost_and_ended(daemon: Managed, manager: Manager) -> None:
+    async with screen(daemon) as one:
+        await started(one)
+    daemon.kill9()
+    (file,) = next(manager.store[name] for name in manager.names() if name.startswith("agentd-t"))
+    os.pwrite(file, b"\xff", os.pread(file, os.fstat(file).st_size, 0).index(b"pty_"))
+    daemon.restart()
+    assert eventually(lambda: alive(daemon.root) == [])
+    assert [name for name in manager.names() if name.startswith("agentd-t")] == []
 
 
 async def test_an_orderly_end_ends_it(daemon: Managed, manager: Manager) -> None:

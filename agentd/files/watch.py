@@ -57,7 +57,7 @@ class Watch:
             await _readable(self._watched.fd, self._until)
             if self._until.is_set():
                 break
-            events = await in_thread(self._watched.read)
+            events = await in_thread(self._watched.read, self._until.is_set)
             if events:
                 return events
         raise StopAsyncIteration

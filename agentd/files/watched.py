@@ -12,7 +12,7 @@ been given any name. A notice tells of the past: where something else is there b
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -66,6 +66,7 @@ class Watched:
         self._recursive = recursive
         self._limit = limit
         self._allowance = allowance
+        self._is_over: Callable[[], bool] = lambda: False
         self._events: list[Event] = []
         self._lost = False
         self._astray = False
@@ -85,8 +86,13 @@ class Watched:
     def close(self) -> None:
         self._directories.close()
 
-    def read(self) -> list[Event]:
-        """What happened, in order: at most `BATCH_LIMIT` events, and `OVERFLOW` behind them where some were lost."""
+    def read(self, is_over: Callable[[], bool] = lambda: False) -> list[Event]:
+        """What happened, in order: at most `BATCH_LIMIT` events, and `OVERFLOW` behind them where some were lost.
+
+        is_over: asked between two notices, of which the kernel's queue has many thousands in a tree that never rests;
+        once it says so nobody wants the rest.
+        """
+        self._is_over = is_over
         self._events, self._lost = [], False
         self._readings += 1
         notices = self._directories.inotify.read()
@@ -96,7 +102,7 @@ class Watched:
             self.ended = self.ended or MOVED
         if any(notice.mask & inotify.Q_OVERFLOW for notice in notices):
             self._confused = True
-        if self._confused and self.ended is None:
+        if self._confused and self.ended is None and not is_over():
             self._begin_again()
         if self._lost:
             self._events.append(Event(OVERFLOW, self.path, ""))
@@ -162,7 +168,7 @@ class Watched:
         arriving = {notice.cookie for notice in notices if notice.mask & inotify.MOVED_TO and self._concerned(notice)}
         left: dict[int, Left] = {}
         for at, notice in enumerate(notices):
-            if self.ended is not None:
+            if self.ended is not None or self._is_over():
                 return
             where = self._concerned(notice)
             if where is None:
@@ -357,7 +363,7 @@ class Watched:
 
     def _descend(self, pending: list[tuple[Directory, str]], *, told: bool) -> None:
         """Looks at directories, and follows them and what is in them; those that may not be seen are forgotten."""
-        while pending:
+        while pending and not self._is_over():
             where, name = pending.pop()
             found = self._look(where, name)
             if found is Sight.HIDDEN or found is Sight.GONE:

@@ -132,3 +132,10 @@ def test_a_mirror_fed_while_the_tree_changes_shows_it_in_the_end(tmp_path: Path,
         follow(watched, mirror)
     follow(watched, mirror)
     assert mirror.names == actual(tmp_path)
+
+
+def test_once_nobody_wants_the_rest_no_notice_more_is_looked_at(watched: Watched, tmp_path: Path) -> None:
+    for number in range(1000):
+        (tmp_path / "tree" / str(number)).mkdir()
+    asked = iter([False] * 5)
+    assert len(watched.read(lambda: next(asked, True))) < 10

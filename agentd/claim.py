@@ -6,7 +6,6 @@ with the same volume, is the same sandbox at once, and resumes its uploads.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Annotated
 
 import msgspec
@@ -15,7 +14,7 @@ from agentd.config import Config, ConfigError
 from agentd.errors import Conflict, InvalidRequest, NoSpace, Unauthorized, Unavailable
 from agentd.http.access import Access
 from agentd.http.endpoint import Call, Endpoint
-from agentd.http.signing import DIGEST
+from agentd.http.signing import digest_of
 from agentd.linux.oserrors import os_errors
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import keep, kept
@@ -45,9 +44,9 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     def kept(self) -> "Init":
         """With its token's digest in place of the token: whoever can read what is kept cannot ask for anything."""
-        if self.token is None or self.token.encode().startswith(DIGEST):
+        if self.token is None:
             return self
-        return msgspec.structs.replace(self, token=f"sha256:{sha256(self.token.encode()).hexdigest()}")
+        return msgspec.structs.replace(self, token=digest_of(self.token.encode()).decode())
 
     def within(self, config: Config) -> Config:
         """The configuration with what is said here. InvalidRequest for a value that no flag could have either."""

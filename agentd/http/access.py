@@ -1,6 +1,5 @@
 """Who may ask: bearer tokens, signed URLs, and a brake on those who have neither."""
 
-import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from urllib.parse import parse_qs
 
 from agentd.errors import AgentError, InvalidRequest, PermissionDenied, RateLimited, Unauthorized
 from agentd.http.codec import MAX_QUERY_FIELDS
-from agentd.http.signing import DIGEST, Grant, Signer
+from agentd.http.signing import DIGEST, Grant, Signer, digest_of
 
 PEERS = 4096
 SIGNATURE = "file_token"  # the query's field that holds the token of a signed URL
@@ -66,7 +65,7 @@ class Access:
             token.encode(errors="surrogateescape") for token in (bearer, headers.get("X-Access-Token", "")) if token
         ]
         given = [token for token in given if not token.startswith(DIGEST)]
-        given += [DIGEST + hashlib.sha256(token).hexdigest().encode() for token in given]
+        given += [digest_of(token) for token in given]
         # Every pair is compared, each in constant time, so that the time tells nothing.
         if sum(hmac.compare_digest(one, other) for one in given for other in valid):
             return

@@ -5,6 +5,7 @@ with the same volume, is the same sandbox at once, and resumes its uploads.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from agentd.config import Config, ConfigError
 from agentd.errors import Conflict, InvalidRequest, NoSpace, Unauthorized, Unavailable
 from agentd.http.access import Access
 from agentd.http.endpoint import Call, Endpoint
-from agentd.http.signing import digest_of
+from agentd.http.signing import HASHED, digest_of
 from agentd.linux.oserrors import os_errors
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import keep, kept
@@ -23,7 +24,10 @@ NAME = "init"
 
 Word = Annotated[str, msgspec.Meta(min_length=1)]
 # What a header can carry, and what `Access` can find; a token that begins as a digest would never be.
-Token = Annotated[str, msgspec.Meta(pattern=r"^(sha256:[0-9a-f]{64}|(?!sha256:)[!-~]{1,4096})(?![\s\S])")]
+TOKEN = rf"^({HASHED}|(?!sha256:)[!-~]{{1,4096}})(?![\s\S])"
+TOLD = "1 to 4096 printable ASCII characters without spaces, or sha256: and 64 hex digits, lower case"
+# Checked by `Init` itself: of a pattern msgspec says nothing but the pattern.
+Token = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": TOKEN})]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[^=\0]+(?![\s\S])")]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*(?![\s\S])")]
 
@@ -38,6 +42,10 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     environment: Mapping[VariableName, Text] = {}
     cwd: Annotated[str, msgspec.Meta(pattern=r"^/[^\0]*(?![\s\S])")] | None = None
     default_user: Word | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not re.match(TOKEN, self.token):
+            raise ValueError(f"token: {TOLD}")
 
     def __repr__(self) -> str:
         return "Init(...)"  # whatever logs it tells no secret

@@ -24,7 +24,11 @@ NOT_SETTINGS = ("AGENTD_CONFIG", "AGENTD_TEST_", "AGENTD_FAILPOINT", "AGENTD_URL
 UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
 SIZE = re.compile(r"(\d+) *([KMG]|[KMGT]i)?B?", re.IGNORECASE)
 
-_SIZE: dict[str, str] = {"unit": "bytes"}
+# What a value has to be, in words, where its type does not tell it.
+_SIZE, _RATE, _PATH, _URL = (
+    {"wanted": what} for what in ("a size such as 4096 or 8MiB", "a number", "an absolute path", "an http or https URL")
+)
+_Dialect = Literal["nullspace", "daytona", "duvo", "blackbox", "conway"]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     json_bytes: Annotated[int, Meta(ge=1024, description="a JSON body", extra=_SIZE)] = 1 << 20
     connections: Annotated[int, Meta(ge=1, description="open connections")] = 1024
     unauthenticated_per_second: Annotated[
-        float, Meta(gt=0, description="requests without a valid token that a peer may make")
+        float, Meta(gt=0, description="requests without a valid token that a peer may make", extra=_RATE)
     ] = 20
     keepalive_timeout: Annotated[
         float, Meta(gt=0, description="how long a connection may be idle; longer than a proxy's")
@@ -84,7 +88,9 @@ class Processes(msgspec.Struct, frozen=True):
     ] = 4 << 20
     argument_bytes: Annotated[int, Meta(ge=1024, description="arguments and variables", extra=_SIZE)] = 1 << 20
     grace: Annotated[float, Meta(ge=0, description="from SIGTERM to SIGKILL")] = 5
-    shell: Annotated[str, Meta(pattern="^/", description="the shell of commands that are for one")] = "/bin/sh"
+    shell: Annotated[str, Meta(pattern="^/", description="the shell of commands that are for one", extra=_PATH)] = (
+        "/bin/sh"
+    )
     path: Annotated[str, Meta(description="PATH of what is run")] = (
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     )
@@ -146,10 +152,18 @@ class Contexts(msgspec.Struct, frozen=True):
     ] = 2
 
 
+class Watches(msgspec.Struct, frozen=True):
+    max_open: Annotated[int, Meta(ge=1, description="watches of files that are open at once")] = 64
+    max_directories: Annotated[
+        int,
+        Meta(ge=3, description="directories that all watches follow, one of them 2/3; 1 KiB of the kernel's for each"),
+    ] = 150_000
+
+
 class Handles(msgspec.Struct, frozen=True):
     max_open: Annotated[int, Meta(ge=1, description="machines or sandboxes that there are at once, stand-alone")] = 64
     lifetime: Annotated[
-        float, Meta(gt=0, description="how long one lives whose API cannot say it (duvo), stand-alone")
+        float, Meta(gt=0, le=1e9, description="how long one lives whose API cannot say it (duvo), stand-alone")
     ] = 86400
 
 
@@ -168,7 +182,10 @@ class Config(msgspec.Struct, frozen=True):
     insecure: Annotated[bool, Meta(description="ask for no token; only on loopback or a unix socket")] = False
     public_url: Annotated[
         Annotated[str, Meta(pattern=r"^https?://[^/?#]+[^?#]*(?![\s\S])")] | None,
-        Meta(description="where clients reach the daemon, for URLs that it gives out; unset: as the request says"),
+        Meta(
+            description="where clients reach the daemon, for URLs that it gives out; unset: as the request says",
+            extra=_URL,
+        ),
     ] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
@@ -178,10 +195,11 @@ class Config(msgspec.Struct, frozen=True):
         tuple[str, ...], Meta(description="origins of web pages that may use the daemon, or *; repeatable")
     ] = ()
     dialects: Annotated[
-        tuple[str, ...], Meta(description="the APIs that are served, separated by commas; unset: all that there are")
+        tuple[_Dialect, ...],
+        Meta(description="the APIs that are served, separated by commas; unset: all that there are"),
     ] = ()
     dialect_at_root: Annotated[
-        str | None,
+        _Dialect | None,
         Meta(description="the API that is served without its prefix too; what others have there gives way to it"),
     ] = None
     sandbox_id: Annotated[str | None, Meta(description="the sandbox's name; unset: any name is answered to")] = None
@@ -195,9 +213,12 @@ class Config(msgspec.Struct, frozen=True):
     default_user: Annotated[
         str | None, Meta(description="who owns what is created when a call names no user; unset: the daemon's own")
     ] = None
-    workspace: Annotated[str, Meta(pattern="^/", description="the working directory; made when missing")] = "/workspace"
+    workspace: Annotated[
+        str, Meta(pattern="^/", description="the working directory; made when missing", extra=_PATH)
+    ] = "/workspace"
     cwd: Annotated[
-        str | None, Meta(description="where relative paths begin; unset: the user's home, else workspace")
+        str | None,
+        Meta(description="where relative paths begin, made when missing; unset: the user's home, else workspace"),
     ] = None
     user_access: Annotated[
         Literal["open", "kernel"], Meta(description="whether a named user only owns, or is also bound by its rights")
@@ -213,6 +234,7 @@ class Config(msgspec.Struct, frozen=True):
     ] = False
     limits: Limits = Limits()
     uploads: Uploads = Uploads()
+    watches: Watches = Watches()
     processes: Processes = Processes()
     terminals: Terminals = Terminals()
     sessions: Sessions = Sessions()
@@ -320,6 +342,9 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
             given[names.get(variable, variable)] = (text, f"environment {variable}")
     given |= {key: (value, f"flag {settings[key].flag}") for key, value in flags.items()}
     for key, (_, origin) in given.items():
+        if key in ("token", "AGENTD_TOKEN"):
+            what = "a token is never a value here, where others could read it: name its file"
+            raise ConfigError(key, f"{what}, with AGENTD_TOKEN_FILE or --token-file ({origin})")
         if key not in settings:
             raise ConfigError(key, f"there is no such key ({origin})")
     values: dict[str, Any] = {key: _converted(settings[key], *found) for key, found in given.items()}
@@ -327,6 +352,7 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
     sections = {
         "limits": Limits,
         "uploads": Uploads,
+        "watches": Watches,
         "processes": Processes,
         "terminals": Terminals,
         "sessions": Sessions,
@@ -335,6 +361,9 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, o
     }
     made: dict[str, Any] = {name: _section(kind, f"{name}.", values) for name, kind in sections.items()}
     config = Config(**made, **values)
+    if config.dialects and config.dialect_at_root not in (None, *config.dialects):
+        what = f"{config.dialect_at_root} is not one of the dialects that are served"
+        raise ConfigError("dialect_at_root", f"{what} ({given['dialect_at_root'][1]})")
     return Loaded(config, {key: given[key][1] if key in given else "default" for key in settings})
 
 
@@ -366,14 +395,42 @@ def _read(file: str) -> Iterator[tuple[str, object]]:
 
 
 def _converted(setting: Setting, value: object, origin: str) -> object:
+    said = value
     if setting.is_list and isinstance(value, str):
         value = value.replace(",", " ").split()
+    if setting.key == "dialects" and isinstance(value, list):
+        value = [name for names in value for name in str(names).split(",")]
     if setting.is_size and isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         value = int(match[1]) * UNITS[(match[2] or "").upper()]
     try:
         return msgspec.convert(value, setting.type, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(setting.key, f"{error} ({origin})") from None
+    except msgspec.ValidationError:
+        wanted = _wanted(msgspec.inspect.type_info(setting.type))
+        raise ConfigError(setting.key, f"{said!r} is not {wanted} ({origin})") from None
+
+
+def _wanted(kind: msgspec.inspect.Type, told: str = "") -> str:
+    """What a value of this type is, in words. told: what its field says of that."""
+    match kind:
+        case msgspec.inspect.Metadata():
+            return _wanted(kind.type, (kind.extra or {}).get("wanted", ""))
+        case msgspec.inspect.UnionType():
+            return _wanted(next(one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)), told)
+        case msgspec.inspect.VarTupleType():
+            some = "a list of one or more," if kind.min_length else "a list"
+            return f"{some} whose items are each {_wanted(kind.item_type)}"
+        case msgspec.inspect.LiteralType():
+            return f"one of {', '.join(map(str, kind.values))}"
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.StrType():
+            return told or ("a text that is not empty" if kind.min_length else "a text")
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            number = "a whole number" if isinstance(kind, msgspec.inspect.IntType) else "a number of seconds"
+            bounds = {"at least": kind.ge, "above": kind.gt, "at most": kind.le}
+            said = (f", {words} {bound:,.15g}" for words, bound in bounds.items() if bound is not None)
+            return (told or number) + "".join(said)
+    raise AssertionError(kind)  # no field is of any other type
 
 
 def _value(config: Config, key: str) -> Any:

@@ -27,7 +27,7 @@ from agentd.background import Background
 from agentd.claim import Claim, Init
 from agentd.config import Config, ConfigError
 from agentd.dialects.choice import chosen, with_root
-from agentd.errors import AgentError
+from agentd.errors import AgentError, NotFound
 from agentd.failpoints import VARIABLE, arm
 from agentd.http import listen
 from agentd.http.about import about
@@ -36,13 +36,14 @@ from agentd.http.endpoint import Dialect
 from agentd.http.health import directory_writable
 from agentd.http.origin import Origins
 from agentd.http.server import Limits, Server
-from agentd.http.signing import DIGEST
+from agentd.http.signing import DIGEST, HASHED
 from agentd.linux.features import features
 from agentd.linux.handed import Handed, take_handed
 from agentd.linux.identity import ONE_USER, acts_as_others
 from agentd.linux.notify import FdStore, notify, watchdog_seconds
 from agentd.linux.places import Places
 from agentd.linux.root import Root
+from agentd.linux.signals import on_signal
 from agentd.linux.threads import in_thread
 from agentd.linux.workspace import RESERVED, keep_secret, open_reserved, open_workspace
 from agentd.rooms import House, Rooms, open_rooms, start_entrypoint
@@ -51,7 +52,6 @@ from agentd.telemetry import Metrics, fields
 KEPT_NAME = "token"
 # Ends the daemon as SIGTERM does, but for what it has started: the next one goes on with that.
 LEAVING = signal.SIGUSR2
-HASHED = re.compile(rb"sha256:[0-9a-f]{64}")
 
 _log = logging.getLogger("agentd")
 
@@ -80,7 +80,7 @@ class Tokens:
             raise ConfigError("token_file", f"{self.path}: {error.strerror}") from None
         if not tokens:
             raise ConfigError("token_file", f"{self.path} holds no token")
-        if any(line.startswith(DIGEST) and not HASHED.fullmatch(line) for line in tokens):
+        if any(line.startswith(DIGEST) and not re.fullmatch(HASHED.encode(), line) for line in tokens):
             raise ConfigError("token_file", f"{self.path}: 64 hexadecimal digits, lower case, follow {DIGEST.decode()}")
         return tokens
 
@@ -104,7 +104,7 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
         _on_hangup(*([tokens.reload] if tokens else []))
         brake = Brake(config.limits.unauthenticated_per_second, time.monotonic)
         pool = Access(lambda: tokens.valid if tokens else None, brake)
-        claim = Claim(reserved, pool, lambda init: _places(init.within(config), root))
+        claim = Claim(reserved, pool, lambda init: _prepared_places(init.within(config), root))
         if config.await_init:
             await claim.recover()
         server = Server(
@@ -153,7 +153,10 @@ async def serve(config: Config, command: Sequence[str] = ()) -> int:
 
 async def _ready(server: Server, sockets: Sequence[socket.socket], background: Background, manager: str | None) -> None:
     addresses = [listen.url(one) for one in sockets]
-    await server.start(sockets)
+    try:
+        await server.start(sockets)
+    except OSError as error:  # another program was faster, since two may have an address until one listens
+        raise ConfigError("listen", f"{' '.join(addresses)}: {error.strerror}") from None
     _watch(background, manager)
     _say("".join(f"agentd ready on {address}\n" for address in addresses))
     notify(f"READY=1\nSTATUS=serving on {' '.join(addresses)}", manager)
@@ -171,7 +174,7 @@ def _settle(house: House, init: Init | None) -> None:
     if init is not None:
         house.config = init.within(house.config)
         house.variables = init.environment
-        house.places = _places(house.config, house.root)
+        house.places = _prepared_places(house.config, house.root)
 
 
 def _found(house: House) -> dict[str, object]:
@@ -189,14 +192,8 @@ def _served(rooms: Rooms, house: House, claim: Claim) -> list[Dialect]:
     """The daemon's own pages, and the dialects that are wanted."""
     config, dialects = house.config, list[Dialect]()
     own = _pages(house, dialects, claim)
-    try:
-        wanted = chosen(dialects_of(rooms, config), config.dialects)
-    except ValueError as error:
-        raise ConfigError("dialects", str(error)) from None
-    try:
-        dialects += with_root(wanted, own, config.dialect_at_root)
-    except ValueError as error:
-        raise ConfigError("dialect_at_root", str(error)) from None
+    wanted = chosen(dialects_of(rooms, config), config.dialects)
+    dialects += with_root(wanted, own, config.dialect_at_root)
     return [own, *dialects]
 
 
@@ -228,7 +225,7 @@ class _Ended:
         self.asked = asyncio.Event()
         self.signal = 0
         for number in (signal.SIGTERM, signal.SIGINT, LEAVING):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+            on_signal(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
         if self.signal:
@@ -245,7 +242,7 @@ def _on_hangup(*jobs: Callable[[], None]) -> None:
             job()
 
     if jobs:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+        on_signal(signal.SIGHUP, hung_up)
 
 
 def _handed() -> list[Handed]:
@@ -259,7 +256,7 @@ def _bind(config: Config, handed: Sequence[Handed], closing: AsyncExitStack) -> 
     sockets: list[socket.socket] = []
     for address in config.listen:
         try:
-            bound = listen.bind(address, handed)
+            bound = listen.bind(address, handed, sockets)
         except (ValueError, OSError) as error:
             raise ConfigError("listen", f"{address}: {getattr(error, 'strerror', None) or error}") from None
         closing.callback(listen.remove, address, listen.file_of(address))
@@ -286,7 +283,7 @@ def _ground(config: Config) -> tuple[Root, Places, int, int]:
         what = f"{config.workspace} cannot be used: {_reason(error)}; name another sandbox directory with --root DIR"
         raise ConfigError("root", what) from None
     root.reserve(reserved)
-    return root, places, workspace, reserved
+    return root, _prepared_places(config, root), workspace, reserved
 
 
 def _places(config: Config, root: Root) -> Places:
@@ -300,6 +297,21 @@ def _places(config: Config, root: Root) -> Places:
         raise ConfigError("default_user", f"the daemon cannot be {owner.name}: start it as that user, or as root")
     strict = config.user_access == "kernel"
     return Places(users, owner, workspace=config.workspace, cwd=config.cwd, strict=strict)
+
+
+def _prepared_places(config: Config, root: Root) -> Places:
+    """What paths mean from now on; the directory where they begin is made where it is missing. Blocks."""
+    places = _places(config, root)
+    if config.cwd is None:
+        return places
+    place = places.find(".")
+    try:
+        with suppress(NotFound), root.open(place.path, os.O_PATH | os.O_DIRECTORY):
+            return places
+        os.close(open_workspace(root, place.path, place.owner))
+    except (AgentError, OSError) as error:
+        raise ConfigError("cwd", f"{config.cwd} cannot be used: {_reason(error)}") from None
+    return places
 
 
 def _reason(error: AgentError | OSError) -> str:

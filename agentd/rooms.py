@@ -19,7 +19,7 @@ from agentd.files.moving import Moving
 from agentd.files.operations import Files
 from agentd.files.search import Search
 from agentd.files.usage import Measuring
-from agentd.files.watch import Watches
+from agentd.files.watch import Watches, WatchLimits
 from agentd.files.writing import Writing
 from agentd.linux.cgroups import Cgroups, open_cgroups
 from agentd.linux.identity import Users
@@ -36,7 +36,8 @@ from agentd.linux.workspace import open_workspace
 from agentd.processes.contexts import ContextLimits, Contexts
 from agentd.processes.entrypoint import Entrypoint
 from agentd.processes.git import Git
-from agentd.processes.handles import Handle, HandleLimits, Handles
+from agentd.processes.handle import Handle
+from agentd.processes.handles import HandleLimits, Handles
 from agentd.processes.pty import TerminalLimits, Terminals
 from agentd.processes.quarters import Quarters
 from agentd.processes.reaper import Reaper
@@ -106,7 +107,7 @@ async def open_rooms(house: House) -> Rooms:
     """ConfigError where another daemon serves this root."""
     uploads = await _uploads(house)
     files = Files(house.root, house.users)
-    drafts = await in_thread(Drafts, house.reserved, house.config.uploads.min_free_bytes)
+    drafts = await in_thread(Drafts, house.root, house.reserved, house.config.uploads.min_free_bytes)
     house.closing.callback(drafts.close)
     durable = house.capabilities["durability"] == "power"
     writing = Writing(house.root, files, drafts, durable=durable)
@@ -124,6 +125,7 @@ async def open_rooms(house: House) -> Rooms:
     git = Git(processes, house.places, house.root, house.background.spawn)
     meter = await in_thread(Meter, house.workspace)
     handles = await _handles(house, processes)
+    watches = house.config.watches
     return Rooms(
         house.places,
         uploads,
@@ -136,7 +138,7 @@ async def open_rooms(house: House) -> Rooms:
         search,
         archives,
         measuring,
-        Watches(house.root),
+        Watches(house.root, WatchLimits(watches.max_open, watches.max_directories * 2 // 3, watches.max_directories)),
         processes,
         contexts,
         git,
@@ -155,6 +157,7 @@ async def _uploads(house: House) -> Uploads:
         entries=config.uploads.archive_max_entries,
         bytes=config.uploads.archive_max_bytes or limits.max_upload_bytes,
         depth=config.uploads.archive_max_depth,
+        free_floor=limits.min_free_bytes,
     )
     publisher = Publisher(house.root, house.places, archive, reserved=inode(os.fstat(house.reserved)))
     try:
@@ -164,7 +167,9 @@ async def _uploads(house: House) -> Uploads:
         durable = limits.durability == "power"
         store = await in_thread(lambda: Store(house.workspace, os.dup(house.reserved), durable=durable))
     except StoreLocked as error:
-        raise ConfigError("root", str(error)) from None
+        path = os.readlink(f"/proc/self/fd/{house.workspace}")
+        what = f"{path}: {error}; stop that one, or name another directory with --workspace or --root"
+        raise ConfigError("workspace", what) from None
     uploads = Uploads(store, house.root, publisher, house.places, limits, house.background.spawn)
     house.closing.push_async_callback(uploads.close)
     found = await uploads.open()
@@ -276,6 +281,8 @@ async def _handles(house: House, processes: Processes) -> Handles:
         await handles.open(keep=config.keep_processes)
         house.closing.push_async_callback(lambda: handles.close(keep=house.config.keep_processes))
         house.metrics.gauge("agentd_handles", "Machines and sandboxes of stand-alone mode", lambda: len(handles.list()))
+    elif not config.keep_processes:
+        spawn(handles.clear())
     return handles
 
 

@@ -18,6 +18,7 @@ SECONDS = 0.3
 def swapping(one: Path, other: Path) -> Iterator[None]:
     """Meanwhile a thread exchanges two entries as fast as it can, and puts them back."""
     fds = [os.open(path.parent, os.O_PATH) for path in (one, other)]
+    first = other.lstat()
     stop = threading.Event()
 
     def swap() -> None:
@@ -33,6 +34,10 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        # One exchange of a pair fails while the attempt has taken an entry away, which may come back.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(one.lstat(), first):
+                syscalls.renameat2(fds[0], one.name, fds[1], other.name, syscalls.RENAME_EXCHANGE)
         for fd in fds:
             os.close(fd)
 

@@ -35,7 +35,7 @@ exit status:
   1    failed; standard error says why, in one line
   2    the command line cannot be carried out as it stands
   3    doctor: it will run, but not everything works as well as it could
-  78   serve: a setting cannot be used
+  78   serve: a setting cannot be used, an address is taken, or another daemon has the workspace
   130  interrupted (Ctrl-C)
   141  whoever reads standard output has left
 exec ends as the command did, 128 + N where signal N ended it; but
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     if command in COMMANDS:
         status: int = importlib.import_module(f"agentd.cli.{command}").main(arguments[1:])
         return status
-    asked = command in ("-h", "--help")
-    if not asked:
-        print(f"agentd: there is no command {command!r}", file=sys.stderr)
+    if command not in ("-h", "--help"):
+        print(f"agentd: there is no command {command!r}; see agentd --help", file=sys.stderr)
+        return USAGE
     lines = ["usage: agentd COMMAND [-h] ...", "", *(f"  {name:10} {what}" for name, what in COMMANDS.items())]
-    print("\n".join([*lines, "", STATUSES]), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join([*lines, "", STATUSES]), file=sys.stdout if arguments else sys.stderr)
+    return OK if arguments else USAGE

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from agentd.cli import COMMANDS, connection, showing
+from agentd.cli.parser import Parser
 
 # What is written where a value is wanted, and means a file of this machine.
 FILES = ("FILE", "SOURCE", "CONFIG")
@@ -33,7 +34,7 @@ class Completed(NamedTuple):
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd completion",
         description="Prints a script that makes a shell complete agentd's commands and options.",
         epilog='bash: eval "$(agentd completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit; '

@@ -103,6 +103,8 @@ def carry_out(
     SIGTERM), may add what helps, and `status_of` says how it ends. Where the reader of standard output has left, that
     is no news to anybody.
     """
+    if callable(signal.getsignal(signal.SIGINT)):  # which it is not where it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _as_interruption)
     try:
         status = work()
@@ -132,6 +134,8 @@ def sentence(error: Exception) -> str:
     """What happened, and what helps."""
     if isinstance(error, ApiError):
         hint = _HINTS.get(error.status)
+        if error.status == 401 and "AGENTD_TOKEN" in os.environ and not os.environ.get("AGENTD_TOKEN_FILE"):
+            hint = f"{hint}; AGENTD_TOKEN is not read"
         told = f"{error.detail} [{error.reason or error.code}, HTTP {error.status}]"
         return told if hint is None else f"{told} ({hint})"
     if isinstance(error, Unreachable):

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from agentd.cli import connection, progress, showing
 from agentd.cli.connection import CommandFailed
+from agentd.cli.parser import Parser
 from agentd.cli.progress import say, size
 from agentd.client import Client, Session, Source, Unreachable, open_source
 
@@ -28,7 +29,7 @@ START_SECONDS = 20.0
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd demo",
         description="Starts a daemon of its own on a temporary root, kills it half way through an upload, resumes.",
     )

@@ -9,6 +9,7 @@ import msgspec
 from agentd import config
 from agentd.cli import DEGRADED, FAILED, OK, connection, diagnosis, showing
 from agentd.cli.diagnosis import Finding, access, machine, storage
+from agentd.cli.parser import Parser
 from agentd.cli.showing import coloured, harmless
 
 COLOURS = {"ok": showing.GREEN, "note": showing.BLUE, "degraded": showing.YELLOW, "broken": showing.RED}
@@ -16,7 +17,7 @@ STATUSES = {"ok": OK, "note": OK, "degraded": DEGRADED, "broken": FAILED}
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd doctor",
         usage="agentd doctor [--json] [--config FILE] [FLAGS of agentd serve]",
         description="Looks whether the daemon has here what it needs, with the configuration that agentd serve would "

@@ -12,6 +12,7 @@ from contextlib import aclosing, contextmanager, suppress
 import msgspec
 
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 from agentd.client import ApiError, Client, Opening, Unreachable, Wanted
 from agentd.client.running import FEED_BYTES, Event, Exit, Gap, Started, Stderr, Stdout
 from agentd.linux.threads import in_thread
@@ -23,7 +24,7 @@ PROG = "agentd exec"
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=PROG,
         usage="agentd exec [OPTIONS] [--] CMD [ARG ...]",
         description="Runs a command in the sandbox. Its output comes as it is written, its exit status is ours. "

@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
 from agentd.cli import connection, progress, showing
+from agentd.cli.parser import Parser
 from agentd.client import Client
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="agentd get", description="Downloads a file of the sandbox.")
+    made = Parser(prog="agentd get", description="Downloads a file of the sandbox.")
     made.add_argument("path", metavar="PATH", help="the file in the sandbox")
     made.add_argument(
         "file", metavar="FILE", nargs="?", help="where to, - for standard output (default: its name, here)"
@@ -65,6 +66,7 @@ async def _fetch(
         received = 0
         display.close()
         moved = display.enter_context(progress.shown(args.path, length))
+        moved(0)
 
     def keep(piece: bytes) -> None:
         nonlocal received

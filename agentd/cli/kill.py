@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd kill",
         description="Ends commands with everything that they started: SIGTERM, and SIGKILL where that is not enough. "
         "With --signal only that is sent.",

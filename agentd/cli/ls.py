@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import cast
 
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 from agentd.cli.progress import size
 from agentd.cli.showing import coloured, harmless
 from agentd.client import ApiError, Client, Listed
@@ -25,7 +26,7 @@ LETTERS = {"file": "-", "dir": "d", "symlink": "l", "fifo": "p", "socket": "s", 
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="agentd ls", description="Lists a directory of the sandbox.")
+    made = Parser(prog="agentd ls", description="Lists a directory of the sandbox.")
     made.add_argument("path", metavar="PATH", nargs="?", default=".", help="default: where the daemon's paths begin")
     made.add_argument("-l", "--long", action="store_true", help="with mode, owner, size and time")
     made.add_argument("-a", "--all", action="store_true", help="with names that begin with a dot")

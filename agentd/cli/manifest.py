@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agentd.cli import FAILED, OK, READER_GONE
+from agentd.cli.parser import Parser
 
 # Each has a module in agentd.cli.manifests with `add_flags(parser)`, and `files(options)`: what is in each file, by the
 # path where it belongs. It raises ValueError for options of which nothing sensible can be made.
@@ -18,7 +19,7 @@ TARGETS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd manifest", description="Print the files that run the daemon as a service, or write them."
     )
     targets = made.add_subparsers(dest="target", metavar="TARGET", required=True)

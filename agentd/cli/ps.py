@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 from agentd.cli.showing import harmless
 from agentd.client import Detail
 
@@ -17,7 +18,7 @@ HEAD = ("PID", "USER", "STATE", "AGE", "COMMAND")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="agentd ps", description="Lists the commands that the daemon runs.")
+    made = Parser(prog="agentd ps", description="Lists the commands that the daemon runs.")
     made.add_argument("-a", "--all", action="store_true", help="with those that ended not long ago")
     made.add_argument("-q", "--quiet", action="store_true", help="pids alone")
     connection.add_json(made, "a command a line")

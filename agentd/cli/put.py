@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from agentd.cli import connection, progress, showing
+from agentd.cli.parser import Parser
 from agentd.client import ApiError, SourceChanged, Uploaded, open_source
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd put",
         description="Uploads in concurrent parts. When it breaks off it prints the command line that goes on.",
     )

@@ -9,11 +9,12 @@ import msgspec
 
 from agentd import __version__
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 from agentd.client import Version
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd version", description="Prints the versions of this program and of the daemon that answers."
     )
     connection.add_json(made)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from agentd.cli import connection, showing
+from agentd.cli.parser import Parser
 from agentd.cli.showing import coloured, harmless
 from agentd.client import Change
 
@@ -16,11 +17,12 @@ ENDS = {
     "removed": "it was removed",
     "moved": "it, or a directory above it, was moved",
     "unmounted": "its file system was unmounted",
+    "stopped": "the sandbox was stopped or deleted",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="agentd watch",
         description="Tells changes as they happen, until it is interrupted. After a lost connection, or with a new "
         "daemon, it goes on and says 'resumed': what happened in between is not told.",

@@ -79,14 +79,14 @@ export function button(name, label, onclick, { text = "", kind = "", ...more } =
 }
 
 export function bytes(count) {
-  if (count < 1000) return `${count} B`;
-  const units = ["kB", "MB", "GB", "TB", "PB"];
+  if (count < 1024) return `${count} B`;
+  const units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
   let power = -1;
   do {
-    count /= 1000;
+    count /= 1024;
     power += 1;
-  } while (count >= 999.5 && power < units.length - 1);
-  return `${count.toFixed(count < 9.95 ? 1 : 0)} ${units[power]}`;
+  } while (count >= 1023.95 && power < units.length - 1);
+  return `${count.toFixed(1)} ${units[power]}`;
 }
 
 export function duration(seconds) {

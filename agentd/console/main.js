@@ -1,6 +1,6 @@
 // The page: asks for the token where one is needed, and shows one view at a time.
 
-import { access, address, call, root, send, useToken } from "./api.js";
+import { access, address, call, root, send, Unreachable, useToken } from "./api.js";
 import { button, fail, h, icon, toast } from "./dom.js";
 import { showUploads } from "./panel.js";
 import { Uploads } from "./sending.js";
@@ -16,6 +16,7 @@ const VIEWS = {
 
 const main = document.getElementById("main");
 const made = {};
+let missed = 0;
 let shown = null;
 let opened = false;
 let offered = Object.keys(VIEWS);
@@ -38,7 +39,19 @@ function named() {
   return offered.includes(name) ? [name, rest] : [offered[0], ""];
 }
 
-// Shows what the address says. The module of a view is loaded when it is first wanted: that of terminals is large.
+// The module of a view is loaded when it is first wanted: that of terminals is large. One that could not be had is asked
+// for under another address the next time: some browsers keep the failure of the first.
+function load(name) {
+  const again = missed ? `?${missed}` : "";
+  const loaded = import(`./${name}.js${again}`).catch(() => {
+    missed += 1;
+    delete made[name];
+    throw new Unreachable();
+  });
+  return loaded.then((module) => module.view(app));
+}
+
+// Shows what the address says.
 async function follow() {
   if (!opened) return;
   const [name, rest] = named();
@@ -46,7 +59,7 @@ async function follow() {
     link.dataset.view === name ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   document.title = `${VIEWS[name][0]} · agentd`;
   try {
-    made[name] ??= import(`./${name}.js`).then((module) => module.view(app));
+    made[name] ??= load(name);
     const view = await made[name];
     if (!opened || named()[0] !== name) return;
     if (shown !== view) {

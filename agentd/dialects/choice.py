@@ -9,11 +9,7 @@ from agentd.http.endpoint import Dialect, Endpoint
 
 
 def chosen(dialects: Sequence[Dialect], names: Sequence[str]) -> list[Dialect]:
-    """Those of these names (several may stand in one, with commas between them), all where none are given. ValueError
-    for a name that none has."""
-    names = [name for some in names for name in some.split(",")]
-    if unknown := set(names) - {dialect.name for dialect in dialects}:
-        raise ValueError(_unknown(unknown.pop(), dialects))
+    """Those of these names, all where none are given."""
     return [dialect for dialect in dialects if not names or dialect.name in names]
 
 
@@ -22,18 +18,14 @@ def with_root(dialects: Sequence[Dialect], own: Dialect, name: str | None) -> li
 
     There the daemon's pages come first: a row of the dialect with the same method and path is left out. Of the other
     dialects, a mount that has a row in common with what is at ``/`` is left to that as a whole, so that what is below
-    it is of one API; their other mounts stay. ValueError for a name that none of them has.
+    it is of one API; their other mounts stay.
     """
     if name is None:
         return [*dialects]
-    found = [dialect for dialect in dialects if dialect.name == name]
-    if not found:
-        raise ValueError(_unknown(name, dialects))
+    found = next(dialect for dialect in dialects if dialect.name == name)
     prefix, pages = f"/{name}", _keys(own, "")
-    below = [
-        mount for mount in dict.fromkeys(mount for mount, _ in found[0].rows) if f"{mount}/".startswith(f"{prefix}/")
-    ]
-    roots = [_moved(found[0], mount, mount.removeprefix(prefix), pages) for mount in below]
+    below = [mount for mount in dict.fromkeys(mount for mount, _ in found.rows) if f"{mount}/".startswith(f"{prefix}/")]
+    roots = [_moved(found, mount, mount.removeprefix(prefix), pages) for mount in below]
     taken = {key for root in roots for key in _keys(root, root.mounts[0])}
     return [*(_without(dialect, taken) for dialect in dialects), *roots]
 
@@ -62,7 +54,3 @@ def _keys(dialect: Dialect, mount: str) -> set[tuple[str, str]]:
 def _key(mount: str, row: Endpoint) -> tuple[str, str]:
     """What only one row may have: whatever its segments are called."""
     return "WEBSOCKET" if row.socket else row.method, re.sub(r"\{\w+", "{", mount + row.path)
-
-
-def _unknown(name: str, dialects: Sequence[Dialect]) -> str:
-    return f"there is no dialect {name!r} here; there are {', '.join(dialect.name for dialect in dialects)}"

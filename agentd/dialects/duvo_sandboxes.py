@@ -6,7 +6,8 @@ from agentd import errors
 from agentd.dialects.values import REPEATS, rfc3339
 from agentd.http.endpoint import Call, Endpoint
 from agentd.http.repeats import KEY, Repeats
-from agentd.processes.handles import Handles, Lease, NewHandle
+from agentd.processes.handle import Lease, NewHandle
+from agentd.processes.handles import Handles
 
 
 class Created(Struct, forbid_unknown_fields=True):

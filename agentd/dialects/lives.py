@@ -12,7 +12,7 @@ from agentd.errors import InvalidRequest, NotSupported
 from agentd.linux.meter import Meter
 from agentd.linux.places import Places
 from agentd.linux.threads import in_thread
-from agentd.processes.handles import Handle
+from agentd.processes.handle import Handle
 
 CREATE_ERRORS = (*PATH_ERRORS, errors.InvalidRequest, errors.CapacityExceeded, errors.KeyReused, errors.NotSupported)
 

@@ -4,13 +4,16 @@ The rows of an API are made once of the machine's rooms and once more of each ha
 no row knows of handles, and what a handle has to itself is all that its rows can reach.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
 from agentd.errors import MachineNotFound, MachineNotReady, SandboxNotFound, SandboxNotReady
-from agentd.http.endpoint import Endpoint, StreamResult
+from agentd.http.ending import Ending
+from agentd.http.endpoint import Endpoint, Stand, StreamResult
 from agentd.processes.handles import Handles
 from agentd.processes.quarters import Quarters
 
@@ -35,29 +38,25 @@ class Standing:
         self._names = names
         self._make = make
         self._own = own
-        self._rows: WeakKeyDictionary[Quarters, dict[str, Handler]] = WeakKeyDictionary()
+        self._rows: WeakKeyDictionary[Quarters, tuple[dict[str, Handler], Ending]] = WeakKeyDictionary()
 
-    def __call__(self, row: Endpoint, segments: Mapping[str, str]) -> Handler:
+    def __call__(self, row: Endpoint, segments: Mapping[str, str], ending: Ending) -> Stand:
         """MachineNotFound, SandboxNotFound, MachineNotReady, SandboxNotReady."""
         name = next((name for name in self._names if name in segments), None)
         if name is None or segments[name] == self._own:
-            return row.handler
+            return Stand(row.handler, ending)
         ident = segments[name]
-        try:
-            handler = self._of(self._handles.quarters(ident))[row.name]
-        except SandboxNotFound as error:
-            raise MachineNotFound(error.detail) if name == _MACHINE else error from None
-        except SandboxNotReady as error:
-            raise MachineNotReady(error.detail) if name == _MACHINE else error from None
+        with _called(name):
+            rows, ending = self._of(ident, ending)
 
         async def counted(*arguments: object) -> object:
-            with self._handles.call(ident):
-                result = await handler(*arguments)
+            with _called(name), self._handles.call(ident):
+                result = await rows[row.name](*arguments)
             if isinstance(result, StreamResult):
                 return replace(result, chunks=self._counted(ident, result.chunks))
             return result
 
-        return counted
+        return Stand(counted, ending, ident)
 
     async def _counted(self, ident: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """A stream that is read is a call that lasts."""
@@ -69,7 +68,21 @@ class Standing:
                 if isinstance(chunks, AsyncGenerator):
                     await chunks.aclose()
 
-    def _of(self, quarters: Quarters) -> dict[str, Handler]:
+    def _of(self, ident: str, within: Ending) -> tuple[dict[str, Handler], Ending]:
+        quarters = self._handles.quarters(ident)
         if quarters not in self._rows:
-            self._rows[quarters] = {row.name: row.handler for row in self._make(quarters)}
+            ending = Ending(within)
+            self._rows[quarters] = {row.name: row.handler for row in self._make(quarters)}, ending
+            self._handles.when_emptied(ident, partial(ending.begin, "stopped", "the sandbox was stopped or deleted"))
         return self._rows[quarters]
+
+
+@contextmanager
+def _called(name: str) -> Iterator[None]:
+    """What is not there, or not running, is called as the client calls it."""
+    try:
+        yield
+    except SandboxNotFound as error:
+        raise MachineNotFound(error.detail) if name == _MACHINE else error from None
+    except SandboxNotReady as error:
+        raise MachineNotReady(error.detail) if name == _MACHINE else error from None

@@ -11,11 +11,12 @@ import stat
 from contextlib import suppress
 
 from agentd.errors import Conflict, InvalidPath, IsADirectory, NotADirectory, PathReserved, PermissionDenied
-from agentd.files.drafts import Drafts, private_name
-from agentd.files.entries import REFUSALS, as_first, check_deletable, found, mounted_below, united
+from agentd.files.drafts import Drafts
+from agentd.files.entries import REFUSALS, as_first, check_deletable, found, united
 from agentd.files.operations import Entry, Files
 from agentd.linux import trees
-from agentd.linux.identity import Identity, Users
+from agentd.linux.identity import CAP_CHOWN, Identity, Users, may
+from agentd.linux.mounts import check_no_mount_below
 from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.places import Place
 from agentd.linux.reserved import inode
@@ -118,11 +119,11 @@ class Changes:
             self._root.locate(place.path, follow=False, make_parents=place.owner, rights=place.rights) as location,
         ):
             location.check_replaceable()
-            if location.rights or os.geteuid() != 0:
+            if location.rights or not may(CAP_CHOWN):
                 with as_first(location.rights, "make", place.path):
                     os.symlink(target, location.name, dir_fd=location.dir_fd)
             else:
-                _make_link(target, location, place.owner)
+                self._make_link(target, location, place.owner)
             made = os.stat(location.name, dir_fd=location.dir_fd, follow_symlinks=False)
             return self._files.entry(location.path, made, target)
 
@@ -151,8 +152,7 @@ class Changes:
 
     def _delete_tree(self, location: Location, fd: int, path: str) -> None:
         """Out of its place by one rename, and deleted then; on its mount's refusal it is deleted where it is."""
-        if mounted_below(fd):
-            raise Conflict(f"{path!r} has mounts in it: unmount them and repeat", path=path)
+        check_no_mount_below(fd, path)
         if location.rights:
             check_deletable(fd, location.rights, path)
         for home in self._drafts.homes(location):
@@ -175,6 +175,18 @@ class Changes:
                 return
         trees.remove(location.dir_fd, location.name)
 
+    def _make_link(self, target: str, location: Location, owner: Identity) -> None:
+        """Given to its owner where nobody else can put something in its place."""
+        name = secrets.token_hex(8)
+        with self._drafts.private(location) as home:
+            os.symlink(target, name, dir_fd=home)
+            try:
+                os.chown(name, owner.uid, owner.gid, dir_fd=home, follow_symlinks=False)
+                rename_new(home, name, location.dir_fd, location.name)
+            except BaseException:
+                os.unlink(name, dir_fd=home)
+                raise
+
 
 def _check_text(target: str) -> None:
     """symlink(2): 1 to PATH_MAX bytes, without NUL."""
@@ -184,19 +196,6 @@ def _check_text(target: str) -> None:
         raise InvalidPath(f"{target!r} has characters that no file name has", path=target) from None
     if not 0 < len(raw) < PATH_LIMIT or b"\0" in raw:
         raise InvalidPath(f"the target of a link has 1 to {PATH_LIMIT - 1} bytes and no NUL", path=target)
-
-
-def _make_link(target: str, location: Location, owner: Identity) -> None:
-    """Given to its owner where nobody else can put something in its place."""
-    name = secrets.token_hex(8)
-    with trees.private_directory(location.dir_fd, private_name()) as home:
-        os.symlink(target, name, dir_fd=home)
-        try:
-            os.chown(name, owner.uid, owner.gid, dir_fd=home, follow_symlinks=False)
-            rename_new(home, name, location.dir_fd, location.name)
-        except BaseException:
-            os.unlink(name, dir_fd=home)
-            raise
 
 
 def _check_owner(opened: Opened) -> None:

@@ -2,20 +2,22 @@
 
 Where it lies depends on where it is to go, as it takes its place by a rename: on the mount of the reserved tree in a
 directory there, elsewhere without a name on the target's own file system (O_TMPFILE, open(2): a crash leaves nothing),
-and where that is unknown in a private directory beside the target. All functions here block.
+and where that is unknown in a private directory beside the target. Of those the directory in the reserved tree has a
+note, by which the next daemon deletes what a crash has left in them. All functions here block.
 """
 
 import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
-from agentd.errors import NoSpace
+from agentd.errors import AgentError, NoSpace
 from agentd.linux import syscalls, trees
 from agentd.linux.copying import allocate
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.root import Location
+from agentd.linux.private import private_directory
+from agentd.linux.root import Location, Root
 from agentd.linux.settling import rename_new
 
 WRITES = "writes"
@@ -36,9 +38,12 @@ class Draft(Descriptor):
 
     size = 0
 
-    def __init__(self, fd: int, keep: ExitStack, home: int = -1, name: str = "", floor: int = 0) -> None:
+    def __init__(
+        self, drafts: "Drafts", fd: int, keep: ExitStack, home: int = -1, name: str = "", floor: int = 0
+    ) -> None:
         """keep: closed with it. home, name: where it is, "" for one without a name. floor: bytes that stay free."""
         super().__init__(fd)
+        self._drafts = drafts
         self._keep = keep
         self._home = home
         self._name = name
@@ -79,7 +84,7 @@ class Draft(Descriptor):
             self._name = ""
             return
         name = secrets.token_hex(8)
-        with trees.private_directory(place.dir_fd, private_name()) as home:
+        with self._drafts.private(place) as home:
             os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=home, follow_symlinks=True)
             try:
                 _rename(home, name, place, replace)
@@ -103,7 +108,7 @@ class Draft(Descriptor):
 class Drafts:
     """Where drafts are begun. reserved: fd of the reserved tree; floor: bytes that stay free on its file system."""
 
-    def __init__(self, reserved: int, floor: int) -> None:
+    def __init__(self, root: Root, reserved: int, floor: int) -> None:
         """What an earlier daemon did not finish is deleted."""
         with suppress(FileExistsError):
             os.mkdir(WRITES, 0o700, dir_fd=reserved)
@@ -112,6 +117,8 @@ class Drafts:
         self._device = os.fstat(self._home).st_dev
         self._floor = floor
         for name in os.listdir(self._home):
+            with suppress(OSError, AgentError, ValueError):
+                _clean(root, os.readlink(name, dir_fd=self._home))
             trees.remove(self._home, name)
 
     def close(self) -> None:
@@ -121,28 +128,42 @@ class Drafts:
         """In the reserved tree."""
         name = secrets.token_hex(8)
         fd = os.open(name, _NAMED, 0o600, dir_fd=self._home)
-        return Draft(fd, ExitStack(), self._home, name, self._floor)
+        return Draft(self, fd, ExitStack(), self._home, name, self._floor)
 
     def beside(self, place: Location) -> Draft:
         """On the mount of the place's directory. OSError where nothing can be made there."""
         try:
-            return Draft(os.open(".", _NAMELESS, 0o600, dir_fd=place.dir_fd), ExitStack())
+            return Draft(self, os.open(".", _NAMELESS, 0o600, dir_fd=place.dir_fd), ExitStack())
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise
         with ExitStack() as keep:
-            parent = os.dup(place.dir_fd)
-            keep.callback(os.close, parent)
-            home = keep.enter_context(trees.private_directory(parent, private_name()))
+            parent = keep.enter_context(Location(os.dup(place.dir_fd), place.name, place.path, None, ()))
+            home = keep.enter_context(self.private(parent))
             name = secrets.token_hex(8)
             fd = os.open(name, _NAMED, 0o600, dir_fd=home)
-            return Draft(fd, keep.pop_all(), home, name)
+            return Draft(self, fd, keep.pop_all(), home, name)
 
     def homes(self, place: Location) -> Iterator[AbstractContextManager[int]]:
         """Directories that nobody else enters, and to which a rename may lead from the place, as fds."""
         if self.reaches(place):
             yield nullcontext(self._home)
-        yield trees.private_directory(place.dir_fd, private_name())
+        yield self.private(place)
+
+    @contextmanager
+    def private(self, place: Location) -> Iterator[int]:
+        """A directory beside the place that nobody else enters, as an fd; afterwards it goes, if it is empty."""
+        name = private_name()
+        with ExitStack() as keep:
+            keep.callback(self._forget, name)
+            home = keep.enter_context(private_directory(place.dir_fd, name))
+            with suppress(OSError):
+                os.symlink(f"{os.fstat(home).st_ino} {os.path.dirname(place.path)}/{name}", name, dir_fd=self._home)
+            yield home
+
+    def _forget(self, name: str) -> None:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._home)
 
     def check_floor(self, fd: int, more: int) -> None:
         """NoSpace where too little would be free with ``more`` bytes in the file ``fd``."""
@@ -160,6 +181,17 @@ class Drafts:
 def private_name() -> str:
     """Of a directory beside a target, which nobody can foresee."""
     return f".agentd-{secrets.token_hex(16)}"
+
+
+def _clean(root: Root, note: str) -> None:
+    """Deletes what is in the directory that the note tells of, if it is still that. Raises ValueError, OSError, and
+    what `Root.locate` raises."""
+    number, path = note.split(" ", 1)
+    with root.locate(path, follow=False) as found:
+        with private_directory(found.dir_fd, found.name, make=False) as home:
+            if os.fstat(home).st_ino == int(number):
+                for name in os.listdir(home):
+                    trees.remove(home, name)
 
 
 def _rename(home: int, name: str, place: Location, replace: bool) -> None:

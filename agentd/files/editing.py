@@ -9,6 +9,7 @@ from agentd.files.operations import Files
 from agentd.files.patterns import Pattern, compiled
 from agentd.files.writing import Writing
 from agentd.linux.places import Place
+from agentd.linux.steps import Steps
 
 SIZE_LIMIT = 64 << 20  # bytes of a file that is edited
 _LOOKED_AT = 8000  # bytes at its beginning that tell whether a file is text
@@ -31,7 +32,7 @@ class Editing:
 
     def replace(
         self, places: Sequence[Place], pattern: str, replacement: str, *, literal: bool | None = None
-    ) -> Replaced:
+    ) -> Steps[Replaced]:
         """Puts the text ``replacement`` for every match of ``pattern`` in each of the files.
 
         literal: True takes the pattern as it stands, False as a regular expression (see `patterns`); None as it stands
@@ -48,10 +49,10 @@ class Editing:
             self._files.open(place).close()
         result = Replaced()
         for place in places:
-            self._replace_in(place, wanted, text, result)
+            yield from self._replace_in(place, wanted, text, result)
         return result
 
-    def _replace_in(self, place: Place, wanted: Sequence[Pattern], replacement: bytes, result: Replaced) -> None:
+    def _replace_in(self, place: Place, wanted: Sequence[Pattern], replacement: bytes, result: Replaced) -> Steps[None]:
         try:
             text = self._files.read(place, SIZE_LIMIT)
         except RequestTooLarge:
@@ -62,7 +63,7 @@ class Editing:
             return
         for pattern in wanted:
             try:
-                changed, count = pattern.replaced(text, replacement, SIZE_LIMIT)
+                changed, count = yield from pattern.replaced(text, replacement, SIZE_LIMIT)
             except RequestTooLarge:
                 break
             if count:

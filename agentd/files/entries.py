@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from agentd.errors import Conflict, NotFound
 from agentd.linux.branch import Branch
 from agentd.linux.identity import Identity, decided_as
+from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.places import Place
-from agentd.linux.reserved import inode, unescaped
+from agentd.linux.reserved import inode
 from agentd.linux.root import Location, Root
 from agentd.linux.threads import Pool
 from agentd.linux.trees import walk
@@ -19,6 +20,8 @@ from agentd.linux.trees import walk
 REFUSALS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS}
 )
+_CHANGED = (Conflict, "what is in it was moved or removed meanwhile; repeat")
+_LOOKING_THROUGH: Table = {errno.ENOENT: _CHANGED, errno.ENOTDIR: _CHANGED, errno.ELOOP: _CHANGED}
 # For what is mostly quick and may last (a move across file systems, a tree): it waits for nobody's hashing.
 CHANGES = Pool("changes", 8)
 _TRIES = 16
@@ -75,8 +78,9 @@ def as_first(rights: tuple[Identity, ...], act: str, path: str) -> AbstractConte
 
 
 def check_deletable(fd: int, rights: tuple[Identity, ...], path: str) -> None:
-    """PermissionDenied unless each of ``rights`` may delete all that is in the directory ``fd``."""
-    with Branch(fd) as branch:
+    """PermissionDenied unless each of ``rights`` may delete all that is in the directory ``fd``; Conflict where that
+    changes meanwhile."""
+    with os_errors("look through", path, _LOOKING_THROUGH), Branch(fd) as branch:
 
         def visit() -> list[str]:
             deeper = []
@@ -91,11 +95,3 @@ def check_deletable(fd: int, rights: tuple[Identity, ...], path: str) -> None:
             return deeper
 
         walk([branch], visit, lambda: None)
-
-
-def mounted_below(fd: int) -> bool:
-    """Whether something is mounted in the directory ``fd``, at any depth (proc_pid_mountinfo(5))."""
-    above = os.fsencode(os.readlink(f"/proc/self/fd/{fd}")).rstrip(b"/") + b"/"
-    with open("/proc/self/mountinfo", "rb") as table:
-        places = (line.split(b" ", 5)[4] for line in table)
-        return any(unescaped(place).startswith(above) for place in places)

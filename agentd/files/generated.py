@@ -9,6 +9,7 @@ import os
 from agentd.errors import Conflict, InvalidRequest, PermissionDenied
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
+from agentd.linux.memory import memory_file
 from agentd.linux.root import Opened, Root
 
 SMALL = 1 << 20  # what says to be larger is believed
@@ -68,7 +69,7 @@ def copied(opened: Opened, asked: str) -> Descriptor | None:
     """
     if opened.stat.st_blocks or opened.stat.st_size > SMALL:
         return None
-    copy = Descriptor(os.memfd_create("generated"))
+    copy = Descriptor(memory_file("generated"))
     size = 0
     while piece := _piece(opened.fd, asked, size):
         size += os.write(copy.fd, piece)

@@ -22,13 +22,14 @@ from agentd.files import generated
 from agentd.files.changes import Changes
 from agentd.files.copies import OF_ANY_COPY, Copy, copy_content
 from agentd.files.drafts import Drafts, private_name
-from agentd.files.entries import check_deletable, found, mounted_below, united
+from agentd.files.entries import check_deletable, found, united
 from agentd.files.operations import Entry, Files
 from agentd.files.writing import Writing
 from agentd.linux import trees
 from agentd.linux.attributes import copy_attributes
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity
+from agentd.linux.mounts import check_no_mount_below
 from agentd.linux.oserrors import Table, os_errors
 from agentd.linux.places import Place
 from agentd.linux.reserved import Inode, inode
@@ -161,8 +162,7 @@ class Moving:
             with Descriptor(os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)) as old:
                 if self._root.contains_reserved(old.fd):
                     raise PathReserved(f"{place.path!r} holds the daemon's own tree and stays", path=place.path)
-                if mounted_below(old.fd):
-                    raise Conflict(f"{place.path!r} has mounts in it: unmount them and repeat", path=place.path)
+                check_no_mount_below(old.fd, place.path)
                 check_deletable(old.fd, place.rights, place.path)
 
     def _check_rights(
@@ -236,8 +236,7 @@ class Moving:
         if generated.is_of_kernel(original.dir_fd):
             raise PermissionDenied(f"cannot move {original.path!r}: the kernel made it; copy it", path=original.path)
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            if mounted_below(fd):
-                raise Conflict(f"{original.path!r} has mounts in it: unmount them and repeat", path=original.path)
+            check_no_mount_below(fd, original.path)
             with Descriptor(os.open(original.name, _DIRECTORY, dir_fd=original.dir_fd)) as top:
                 check_deletable(top.fd, original.rights, original.path)
         rights = united(original.rights, place.rights)

@@ -7,7 +7,7 @@ time limit, spends seconds and gigabytes on compiling ``(?:(?:a{900}){900}){900}
 
     pattern = compiled("fo+", literal=None, ignore_case=False)
     span = pattern.search(data, 0, len(data))             # (start, end) or None
-    changed, count = pattern.replaced(data, b"bar")       # all of them
+    changed, count = yield from pattern.replaced(data, b"bar")        # all of them, in steps
 
 Text is bytes, taken as UTF-8: ``.`` is one character, and no byte that is not UTF-8. A `Pattern` may be used by several
 threads at once. Everything here blocks, but for `compiled`, which is quick once RE2 has been loaded.
@@ -20,9 +20,13 @@ from typing import Any
 import msgspec
 
 from agentd.errors import InvalidRequest, RequestTooLarge
+from agentd.linux.steps import NEXT, Steps
 
 LENGTH_LIMIT = 4096  # bytes of a pattern
 _MEMORY = 8 << 20  # bytes of an expression's automata
+# For one step: matches of an expression, bytes in which a text is sought.
+_TOGETHER = 2048
+_PIECE = 256 << 10
 _SPECIAL = frozenset(rb"\.^$*+?{}[]|()" + b"\n")  # without these an expression is a plain text
 
 
@@ -40,14 +44,14 @@ class Pattern(msgspec.Struct, frozen=True):
         match = self._expression.search(data, start, end)
         return None if match is None else match.span()
 
-    def replaced(self, data: bytes, replacement: bytes, most: int = sys.maxsize) -> tuple[bytes | bytearray, int]:
+    def replaced(
+        self, data: bytes, replacement: bytes, most: int = sys.maxsize
+    ) -> Steps[tuple[bytes | bytearray, int]]:
         """``data`` with ``replacement``, as it stands, for each match, from left to right; and how many there were.
 
         RequestTooLarge for more than ``most`` bytes of what comes of it."""
         if self.text is not None:
-            count = data.count(self.text)
-            _check_size(len(data) + count * (len(replacement) - len(self.text)), most)
-            return (data.replace(self.text, replacement), count) if count else (data, 0)
+            return (yield from _literally(self.text, data, replacement, most))
         made, count, kept, position = bytearray(), 0, 0, 0
         while position <= len(data) and (span := self.search(data, position, len(data))) is not None:
             start, end = span
@@ -56,9 +60,31 @@ class Pattern(msgspec.Struct, frozen=True):
             _check_size(len(made), most)
             count, kept = count + 1, end
             position = end if end > start else _next_character(data, end)
+            if not count % _TOGETHER:
+                yield NEXT
         made += data[kept:]
         _check_size(len(made), most)
         return made, count
+
+
+def _literally(text: bytes, data: bytes, replacement: bytes, most: int) -> Steps[tuple[bytes | bytearray, int]]:
+    """In pieces: one ``replace`` would hold all threads for as long as it takes."""
+    made, count, position = bytearray(), 0, 0
+    if text not in data:
+        return data, 0
+    while position < len(data):
+        between = data[position : position + _PIECE].split(text)
+        position += _PIECE
+        if position < len(data):
+            begun = min(len(between[-1]), len(text) - 1)  # what may be the beginning of a match
+            position -= begun
+            between[-1] = between[-1][: len(between[-1]) - begun]
+        count += len(between) - 1
+        _check_size(len(made) + (len(between) - 1) * len(replacement), most)
+        made += replacement.join(between)
+        yield NEXT
+    _check_size(len(made), most)
+    return made, count
 
 
 def compiled(text: str, *, literal: bool | None = None, ignore_case: bool = False, in_line: bool = False) -> Pattern:

@@ -53,11 +53,13 @@ class Watch:
 
         A cancelled call may lose events: it is for those who end.
         """
+        reader = asyncio.current_task()
+        assert reader is not None
         while self._watched.ended is None:
             await _readable(self._watched.fd, self._until)
             if self._until.is_set():
                 break
-            events = await in_thread(self._watched.read, self._until.is_set)
+            events = await in_thread(self._watched.read, lambda: self._until.is_set() or reader.cancelling() > 0)
             if events:
                 return events
         raise StopAsyncIteration

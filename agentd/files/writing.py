@@ -28,16 +28,15 @@ from agentd.linux import syscalls
 from agentd.linux.attributes import copy_attributes
 from agentd.linux.copying import allocate, copy_file
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.oserrors import Table, os_errors, translate
+from agentd.linux.oserrors import UNABLE, Table, os_errors, translate
 from agentd.linux.places import Place
 from agentd.linux.root import Location, Opened, Root
-from agentd.linux.settling import once, settle, sync_upwards, unless_mount_refuses
+from agentd.linux.settling import IN_PLACE, once, settle, sync_upwards, unless_mount_refuses
 from agentd.linux.threads import in_thread
 
 BODY_LIMIT = 1 << 40  # bytes: what ends a larger body is the disk
 _PIECE = 1 << 20
 _TRIES = 8
-_IN_PLACE = "files that cannot be renamed into place are written in place, which is not atomic"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Feeds the bytes in order to a function that blocks, at most so many of them; returns their number. See http.body.
@@ -46,6 +45,7 @@ Receive = Callable[[Callable[[memoryview], None], int], Awaitable[int]]
 _MEANINGS: Table = {
     errno.ENOENT: (Conflict, "its directory was moved or removed meanwhile; repeat"),
     errno.EMLINK: (Conflict, "its directory is full; choose another one"),
+    **UNABLE,
 }
 
 
@@ -60,7 +60,7 @@ class Pending:
 
     def write(self, piece: memoryview) -> None:
         """Behind what is there. Blocks. Raises NoSpace and what else the disk says."""
-        with os_errors("write", self._place.path):
+        with os_errors("write", self._place.path, UNABLE):
             self._draft.write(piece)
 
     async def publish(self) -> Entry:
@@ -146,7 +146,7 @@ class Writing:
 
     def write(self, place: Place, content: bytes | memoryview, *, replace: bool = True) -> Entry:
         """As `receive`, for content that is there. Blocks."""
-        with self.begin(place, len(content), replace) as draft, os_errors("write", place.path):
+        with self.begin(place, len(content), replace) as draft, os_errors("write", place.path, UNABLE):
             draft.write(content)
             return self.publish(draft, place, replace)
 
@@ -257,7 +257,7 @@ class Writing:
     def _rename(self, draft: Draft, place: Place, location: Location, replace: bool, mode: int | None) -> int:
         """The errno of a mount that refuses, else 0."""
         _inherit(draft, location)
-        settle(draft.fd, location.stat, place, durable=self._durable, mode=mode)
+        settle(draft.fd, location.stat, place, durable=self._durable, mode=mode, above=location.dir_fd)
         hit("write.before_rename")
         try:
             draft.move(location, replace=replace)
@@ -275,7 +275,7 @@ class Writing:
             return self._make(draft, place, location)
         with self._opened(place, os.O_WRONLY) as opened:
             if stat.S_ISREG(opened.stat.st_mode) and not generated.is_of_kernel(opened.fd):
-                once(_IN_PLACE, opened.stat.st_dev)
+                once(IN_PLACE, opened.stat.st_dev)
             self._pour(draft, opened.fd, place.path)
             user = place.user
             if user is not None and not location.rights and stat.S_ISREG(opened.stat.st_mode):
@@ -286,9 +286,9 @@ class Writing:
     def _make(self, draft: Draft, place: Place, location: Location) -> os.stat_result:
         fd = os.open(location.name, _NEW, 0o600, dir_fd=location.dir_fd)
         try:
-            once(_IN_PLACE, os.fstat(fd).st_dev)
+            once(IN_PLACE, os.fstat(fd).st_dev)
             self._pour(draft, fd, place.path)
-            settle(fd, None, place, durable=self._durable)
+            settle(fd, None, place, durable=self._durable, above=location.dir_fd)
             return os.fstat(fd)
         except BaseException:
             os.unlink(location.name, dir_fd=location.dir_fd)

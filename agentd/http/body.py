@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from agentd.errors import ClientGone, InvalidRequest, RequestTimeout, RequestTooLarge
+from agentd.http import web
 from agentd.http.ingest import GONE, Lender, Tap
 from agentd.linux.threads import Pool, in_thread
 
@@ -148,9 +147,10 @@ class Body:
         """Reads and drops the rest so that the connection can go on; a long or slow rest ends the connection."""
         if self._continue:
             return
+        limit = self.received + DISCARD_BYTES
         try:
             async with asyncio.timeout(DISCARD_SECONDS):
-                while await self._next(self.received + DISCARD_BYTES):
+                while await self._next(limit):
                     pass
         except (TimeoutError, RequestTimeout, RequestTooLarge):
             self.keep_alive = False

@@ -9,14 +9,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from aiohttp import web, web_protocol
+from aiohttp import web_protocol
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from agentd.errors import AgentError, HeaderTooLarge, InvalidRequest, RequestTimeout
+from agentd.http import web
 from agentd.http.ingest import Lender
 from agentd.http.problem import internal
 
+HALF_OPEN_SECONDS = 2.0  # in which a client that sends nothing more gets its answer
 READ_AHEAD = 4 << 10  # bytes of a body read before anybody asks for it: what is left in the socket is the worker's
 
 BUSY = (
@@ -31,7 +33,7 @@ BUSY_BODY = (
 class Connection(Lender):
     """aiohttp's protocol object, with bounds on headers. heard: how often bytes have come in."""
 
-    __slots__ = ("_head_bytes", "_head_timer", "_site", "heard")
+    __slots__ = ("_body", "_head_bytes", "_site", "_timer", "heard")
 
     _manager: "Connections | None"
 
@@ -40,7 +42,8 @@ class Connection(Lender):
         self._site = manager
         self.heard = 0
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._body: StreamReader | None = None  # of the newest request
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -72,6 +75,8 @@ class Connection(Lender):
         self.heard += 1
         in_head = self.idle or self._request_count == 0
         super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
         if not in_head:
             self._end_broken_body()
         elif self._messages:
@@ -80,15 +85,25 @@ class Connection(Lender):
             self._head_bytes += len(data)
             if self._head_bytes > self._site.header_bytes:
                 self._refuse(HeaderTooLarge(f"the request's headers have more than {self._site.header_bytes} bytes"))
-            elif self._head_timer is None:
+            elif self._timer is None:
                 late = RequestTimeout(f"the request's headers took longer than {self._site.header_timeout:g} s")
-                self._head_timer = self._loop.call_later(self._site.header_timeout, self._refuse, late)
+                self._timer = self._loop.call_later(self._site.header_timeout, self._refuse, late)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open. A client may send nothing more and still listen (RFC 9112 section 9.6): it
+        gets what it has asked for. As one that has left looks the same, that must not take long."""
+        if self.idle or self._upgraded or self._body is None or not self._body.is_eof():
+            return False
+        if self._timer is None:
+            self.close()  # after the answer
+            self._timer = self._loop.call_later(HALF_OPEN_SECONDS, self.force_close)
+        return True
 
     def _end_of_head(self) -> None:
         self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _refuse(self, error: AgentError) -> None:
         self._messages.append((web_protocol._ErrInfo(error.status, error, error.detail), EMPTY_PAYLOAD))

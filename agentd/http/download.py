@@ -15,10 +15,11 @@ import time
 from calendar import timegm
 from email.utils import formatdate, parsedate_tz
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from agentd.core.ranges import Verdict, Version, Wishes, answer
 from agentd.errors import ClientGone, PreconditionFailed, RangeNotSatisfiable, StorageFailed
+from agentd.http import web
 from agentd.http.endpoint import FileResult
 from agentd.http.flow import taking
 from agentd.http.stream import attachment

@@ -5,8 +5,8 @@
 One row drives routing, decoding, the OpenAPI document, metric labels and the documented errors.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from agentd.errors import AgentError
 from agentd.http.access import Access
 from agentd.http.body import Body
+from agentd.http.ending import Ending
 from agentd.http.signing import Grant
 
 RAW, FORM = "application/octet-stream", "multipart/form-data"
@@ -30,7 +31,7 @@ class Call(msgspec.Struct, frozen=True):
 
     params: the row's ``params`` Struct, from path and query. data: its ``body`` Struct, from JSON. headers: by name, in
     any case. body: the raw bytes where the row has no ``body``. mount: the template of the prefix it came in by, such
-    as ``/v1/machines/{id}``. draining: set once the server ends; what lasts has a second for its last words then.
+    as ``/v1/machines/{id}``. ending: of the server, or of the sandbox that is asked.
 
     grant: of the signed URL that the call came by; its path, user and limit are binding. public_url(): the origin that
     the caller reaches the daemon by. sign(grant): the token of a signed URL, for its query's ``file_token``.
@@ -42,7 +43,7 @@ class Call(msgspec.Struct, frozen=True):
     body: Body
     request_id: str
     mount: str
-    draining: asyncio.Event
+    ending: Ending
     public_url: Callable[[], str]
     sign: Callable[[Grant], str]
     grant: Grant | None = None
@@ -66,8 +67,9 @@ class StreamResult(msgspec.Struct, frozen=True):
     """An answer that is sent while it is made; what can be refused is refused before there is one.
 
     chunks: closed (``aclose``) as soon as the answer ends, the client leaves or one fails. A failure cuts the
-    connection. name: what a browser should call it; "" for what is no file. lasting: ends only with what it follows,
-    so it is cut a second after ``Call.draining``. filler: sent where nothing else was for ``idle_seconds``.
+    connection. held: closed after them, also where none was asked for. name: what a browser should call it; "" for what
+    is no file. lasting: ends only with what it follows, so it is cut a second after ``Call.ending``. filler: sent where
+    nothing else was for ``idle_seconds``.
     """
 
     chunks: AsyncIterator[bytes]
@@ -78,6 +80,7 @@ class StreamResult(msgspec.Struct, frozen=True):
     lasting: bool = False
     filler: bytes = b""
     idle_seconds: float = 15.0
+    held: AsyncExitStack | None = None
 
 
 class TextResult(msgspec.Struct, frozen=True):
@@ -133,6 +136,15 @@ class Endpoint(msgspec.Struct, frozen=True):
     mounts: tuple[str, ...] = ()
 
 
+class Stand(msgspec.Struct, frozen=True):
+    """Who answers a call in place of its row. handler: as the row's. ending: of what answers. sandbox: the one that the
+    call's signed URLs are good for; None for the machine itself."""
+
+    handler: Callable[..., Awaitable[object]]
+    ending: Ending
+    sandbox: str | None = None
+
+
 class Failed(msgspec.Struct, frozen=True):
     """A request that failed, as a dialect may have to tell of it. path: raw, without the query."""
 
@@ -149,7 +161,8 @@ class Dialect(msgspec.Struct, frozen=True):
     tell: in place of render, for an API that has statuses of its own or names the request: status and JSON object.
     admit: raises where the segments of the path, by name, are not for this daemon.
     ids: the segments that name a sandbox.
-    stand_in: the handler of a row for these segments, where it is not the row's own; raises as ``admit`` does.
+    stand_in: who answers for a row and these segments, where it is not the row's own handler, within the server's
+    `Ending`; raises as ``admit`` does.
     close: the code and the reason (123 bytes) that a socket is closed with whose handler raised.
     errors: those of ``admit``. failure: the error body, for the documentation; None stands for problem+json.
     """
@@ -159,7 +172,7 @@ class Dialect(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...]
     render: Callable[[AgentError, str, str], dict[str, Any]] | None = None
     admit: Callable[[Mapping[str, str]], None] | None = None
-    stand_in: Callable[[Endpoint, Mapping[str, str]], Callable[..., Awaitable[object]]] | None = None
+    stand_in: Callable[[Endpoint, Mapping[str, str], Ending], Stand] | None = None
     close: Callable[[AgentError], tuple[int, str]] = lambda error: (1011, error.code)
     tell: Callable[[Failed], tuple[int, dict[str, Any]]] | None = None
     errors: tuple[type[AgentError], ...] = ()

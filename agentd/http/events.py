@@ -9,7 +9,7 @@ happens for a while, a comment or an empty line keeps proxies from closing the c
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 
@@ -60,16 +60,17 @@ def stream(
     *,
     lasting: bool = True,
     idle_seconds: float = IDLE_SECONDS,
+    held: AsyncExitStack | None = None,
 ) -> StreamResult:
     """The answer made of ``events``, which are closed with it.
 
     offered: media types of `FORMATS`, the best first; that is also what a client gets that accepts none of them.
-    lasting: as in `StreamResult`.
+    lasting, held: as in `StreamResult`.
     """
     chosen = negotiate(call.headers.get("Accept", ""), offered) or offered[0]
     form, filler = FORMATS[chosen]
     chunks = _encoded(events, form)
-    return StreamResult(chunks, chosen, HEADERS, lasting=lasting, filler=filler, idle_seconds=idle_seconds)
+    return StreamResult(chunks, chosen, HEADERS, lasting=lasting, filler=filler, idle_seconds=idle_seconds, held=held)
 
 
 async def _encoded(events: AsyncGenerator[Event, None], form: Callable[[Event], bytes]) -> AsyncIterator[bytes]:

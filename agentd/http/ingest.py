@@ -20,11 +20,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from aiohttp import web, web_protocol
+from aiohttp import web_protocol
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import StreamReader
 
 from agentd.errors import ClientGone
+from agentd.http import web
 
 BUFFER = 512 << 10  # bytes; stays in a core's cache between recv, hash and write
 WINDOW = 256 << 10  # bytes that a client may send ahead, at least

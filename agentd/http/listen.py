@@ -12,13 +12,28 @@ _FD_DIGITS = 9
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
-def bind(address: str, handed: Sequence[tuple[str, int]] = ()) -> list[socket.socket]:
+def bind(
+    address: str, handed: Sequence[tuple[str, int]] = (), taken: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
     """Bound stream sockets, one but for ``systemd``. ValueError says what is wrong with the address, OSError why it is
     not to be had.
 
-    handed: names and fds from a service manager; those that are listened at become the sockets' own. A unix socket gets
-    mode 0600; a file that an earlier daemon left is replaced once nobody answers at it.
+    handed: names and fds from a service manager; those that are listened at become the sockets' own. taken: those of
+    other addresses, which this may not be again. A unix socket gets mode 0600; a file that an earlier daemon left is
+    replaced once nobody answers at it.
     """
+    names, fds = [one.getsockname() for one in taken], [one.fileno() for one in taken]
+    # Nobody answers at ours yet.
+    files = {file_of(f"unix:{name}") for name in names if isinstance(name, str)}
+    found = [] if file_of(address) in files - {None} else _bound(address, handed)
+    if not found or any(one.getsockname() in names for one in found):
+        for one in found:
+            (one.detach if one.fileno() in fds else one.close)()
+        raise ValueError("it is listened at already, by an address before it")
+    return found
+
+
+def _bound(address: str, handed: Sequence[tuple[str, int]]) -> list[socket.socket]:
     kind, _, rest = address.partition(":")
     if kind == "systemd":
         return _handed(rest, handed)
@@ -70,6 +85,10 @@ def _adopt(fd: int) -> socket.socket:
         adopted.getpeername()
         adopted.detach()
         raise ValueError(f"fd {fd} is a connection, not a socket that others connect to")
+    name = adopted.getsockname()
+    if not name or name[1:2] == (0,):
+        adopted.detach()
+        raise ValueError(f"fd {fd} is a socket without an address, which nobody finds")
     adopted.set_inheritable(False)
     return adopted
 

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from aiohttp import web
 
 from agentd.errors import AgentError, Internal, RangeNotSatisfiable, UpgradeRequired
+from agentd.http import web
 from agentd.http.codec import encode
 from agentd.http.endpoint import Dialect, Failed
 from agentd.telemetry import fields

@@ -18,7 +18,6 @@ from functools import partial
 from uuid import uuid4
 
 import msgspec
-from aiohttp import web
 
 from agentd.errors import (
     AgentError,
@@ -26,17 +25,18 @@ from agentd.errors import (
     HeaderTooLarge,
     MethodNotAllowed,
     NotFound,
+    PermissionDenied,
     RequestTimeout,
     Unavailable,
     UnsupportedMediaType,
 )
-from agentd.http import codec
+from agentd.http import codec, web
 from agentd.http.access import Access
 from agentd.http.body import Body, Pace
 from agentd.http.connection import Connection, Connections
 from agentd.http.download import Download
 from agentd.http.ending import Ending
-from agentd.http.endpoint import SOCKET, Call, Dialect, FileResult, StreamResult, TextResult
+from agentd.http.endpoint import SOCKET, Call, Dialect, FileResult, Stand, StreamResult, TextResult
 from agentd.http.health import Health
 from agentd.http.origin import Origins
 from agentd.http.problem import SERVER, internal, respond
@@ -75,6 +75,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 class Exchange(msgspec.Struct):
     """One request and what became of it. dialect, mount: in charge of its errors; None where the path leads nowhere.
+    ending: of what answers.
     refused_with: the status of the answer that told of its failure."""
 
     request: web.BaseRequest
@@ -84,6 +85,7 @@ class Exchange(msgspec.Struct):
     body: Body
     dialect: Dialect | None
     mount: str
+    ending: Ending
     route: Route | None = None
     error: AgentError | None = None
     response: web.StreamResponse | None = None
@@ -142,9 +144,10 @@ class Server:
         metrics.gauge("agentd_connections", "Open connections", lambda: len(self._connections.connections))
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accepts requests on bound stream sockets, which it owns from here on."""
+        """Accepts requests on bound stream sockets, which it owns from here on. OSError where it cannot."""
         loop = asyncio.get_running_loop()
         for one in sockets:
+            one.listen(BACKLOG)  # uvloop only logs that it cannot
             make = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
             self._listeners.append(await make(self._connections, sock=one, backlog=BACKLOG))
 
@@ -168,7 +171,7 @@ class Server:
         await asyncio.sleep(notice)
         for listener in self._listeners:
             listener.close()
-        self._ending.begin()
+        self._ending.begin("draining", "the daemon ends")
         self._close_idle()
         try:
             async with asyncio.timeout(timeout):
@@ -201,7 +204,7 @@ class Server:
         ident = _request_id(request)
         place = self._router.find(path)
         body = Body(request, Pace(self._limits.body_stall_timeout, self._limits.body_min_rate), self._receivers)
-        exchange = Exchange(request, ident, place, query, body, place.dialect, place.mount)
+        exchange = Exchange(request, ident, place, query, body, place.dialect, place.mount, self._ending)
         started = time.perf_counter()
         task = asyncio.current_task()
         assert task is not None
@@ -214,6 +217,7 @@ class Server:
             if not self._active:
                 self._quiet.set()
             self._record(exchange, time.perf_counter() - started)
+            exchange.error = None  # whose traceback leads back here, by way of all that the request has held
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         """The answer, sent. Every failure ends here and becomes an answer; only a cancellation goes on."""
@@ -227,7 +231,7 @@ class Server:
                 download = Download(exchange.request, result)
                 return await self._send(exchange, download.response, download)
             if isinstance(result, StreamResult):
-                stream = Stream(exchange.request, result, self._ending)
+                stream = Stream(exchange.request, result, exchange.ending)
                 return await self._send(exchange, stream.response, stream)
             return await self._send(exchange, _response(result, exchange.route))
         except AgentError as error:
@@ -272,7 +276,12 @@ class Server:
         values = dict(zip(route.names, place.values, strict=True))
         if route.dialect.admit is not None:
             route.dialect.admit(values)
-        handler = row.handler if route.dialect.stand_in is None else route.dialect.stand_in(row, values)
+        stand = Stand(row.handler, self._ending)
+        if route.dialect.stand_in is not None:
+            stand = route.dialect.stand_in(row, values, self._ending)
+        if grant is not None and grant.sandbox != stand.sandbox:
+            raise PermissionDenied("this URL was signed for another sandbox")
+        exchange.ending = stand.ending
         if row.params is not None:
             params = codec.decode_params(row.params, values, exchange.query, route.lists)
         if body.length != 0 and request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -282,15 +291,15 @@ class Server:
                 raise UnsupportedMediaType("send the body as Content-Type: application/json")
             data = codec.decode_json(await body.read(row.body_limit or self._limits.json_bytes), row.body)
         call = Call(
-            *(params, data, request.headers, body, exchange.request_id, exchange.mount, self._ending.begun),
+            *(params, data, request.headers, body, exchange.request_id, exchange.mount, stand.ending),
             public_url=partial(self._origins.public_url, request.headers, request.remote, request.scheme),
-            sign=self._access.signer.sign,
+            sign=lambda wanted: self._access.signer.sign(msgspec.structs.replace(wanted, sandbox=stand.sandbox)),
             grant=grant,
         )
         if row.socket:
-            return await self._converse(exchange, route, partial(handler, call))
+            return await self._converse(exchange, route, partial(stand.handler, call))
         try:
-            return await handler(call)
+            return await stand.handler(call)
         finally:
             body.close()
 
@@ -319,7 +328,7 @@ class Server:
         response.headers["Server"] = SERVER
         try:
             await response.prepare(request)
-            socket = Socket(request, response, self._limits.body_stall_timeout, self._ending)
+            socket = Socket(request, response, self._limits.body_stall_timeout, exchange.ending)
         except ConnectionError:
             raise ClientGone("the client left before its socket was open") from None
         exchange.response, exchange.socket = response, socket

@@ -2,9 +2,9 @@
 
     v1_<claims>.<signature>      both base64url without padding (RFC 4648 section 5)
 
-The claims are a JSON array: methods, path, user, expiry, most bytes. The signature is HMAC-SHA256 (RFC 2104) of all
-that stands before the dot. Its key is derived from one of the daemon's tokens by HKDF-SHA256 (RFC 5869): nothing has to
-be kept, and a token that is taken away takes its URLs along.
+The claims are a JSON array: methods, path, user, expiry, most bytes, sandbox. The signature is HMAC-SHA256 (RFC 2104)
+of all that stands before the dot. Its key is derived from one of the daemon's tokens by HKDF-SHA256 (RFC 5869): nothing
+has to be kept, and a token that is taken away takes its URLs along.
 """
 
 import base64
@@ -24,26 +24,20 @@ VERSION = "v1_"
 SALT, PURPOSE = b"agentd", b"signed URLs v1"
 SKEW_SECONDS = 30.0  # by which the clocks of a control plane and a sandbox may differ
 DIGEST = b"sha256:"  # before the digest of a token
+HASHED = "sha256:[0-9a-f]{64}"
 LONGEST = 12288  # characters of a token: a path of 4096 bytes, each written as \\u00xx at worst
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a signed URL allows. path, user: as the call would name them. expires: Unix seconds. max_bytes: of what is
-    written; None for the daemon's own limits."""
+    written; None for the daemon's own limits. sandbox: see `Stand`; the server sets and checks it."""
 
     methods: tuple[str, ...]
     path: str
     user: str | None
     expires: float
     max_bytes: int | None = None
-
-
-class _Claims(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    methods: tuple[str, ...]
-    path: str
-    user: str | None
-    expires: float
-    max_bytes: int | None
+    sandbox: str | None = None
 
 
 class Signer:
@@ -60,8 +54,7 @@ class Signer:
 
     def sign(self, grant: Grant) -> str:
         """The token of a grant: letters, digits, ``-``, ``_`` and one dot."""
-        claims = _Claims(grant.methods, grant.path, grant.user, grant.expires, grant.max_bytes)
-        text = VERSION + _armoured(encode(claims))
+        text = VERSION + _armoured(encode(grant))
         return f"{text}.{_armoured(_signature(self._keys()[0], text))}"
 
     def verify(self, token: str, method: str) -> Grant:
@@ -74,14 +67,14 @@ class Signer:
         if not valid or not text.startswith(VERSION) or len(token) > LONGEST:
             raise Unauthorized("this URL was not signed here, or what signed it is no longer valid")
         try:
-            claims = decode_json(_bare(text.removeprefix(VERSION)), _Claims)
+            grant: Grant = decode_json(_bare(text.removeprefix(VERSION)), Grant)
         except InvalidRequest:
             raise Unauthorized("this URL was signed by another version of the daemon") from None
-        if self._now() > claims.expires + SKEW_SECONDS:
+        if self._now() > grant.expires + SKEW_SECONDS:
             raise Unauthorized("this URL has expired; ask for a new one")
-        if method not in claims.methods:
-            raise PermissionDenied(f"this URL is for {' and '.join(claims.methods)}, not for {method}")
-        return Grant(claims.methods, claims.path, claims.user, claims.expires, claims.max_bytes)
+        if method not in grant.methods:
+            raise PermissionDenied(f"this URL is for {' and '.join(grant.methods)}, not for {method}")
+        return grant
 
     def _keys(self) -> list[bytes]:
         known = self._tokens() or (self._own,)

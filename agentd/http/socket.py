@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from aiohttp import web
 from aiohttp.http import WSMsgType
 from aiohttp.log import ws_logger
 
 from agentd.errors import AgentError, ClientGone, RequestTimeout, UpgradeRequired
+from agentd.http import web
 from agentd.http.connection import Connection
 from agentd.http.ending import Ending, end_soon
 from agentd.http.flow import cut, taking, untaken
@@ -50,8 +50,9 @@ class SocketClosed(Exception):
 class Socket:
     """One socket, from the end of the handshake on. The handler's return closes it.
 
-    draining: set once the server ends; the handler has a second for its last words then. farewell: the code that the
-    socket is closed with after those; a client may take 1001 for a good end. received, sent: bytes of messages.
+    ending: of the server, or of the sandbox that is asked; the handler has a second for its last words then. farewell:
+    the code that the socket is closed with after those; a client may take 1001 for a good end. received, sent: bytes of
+    messages.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Socket:
         assert isinstance(request.protocol, Connection)
         if request.transport is None:
             raise ClientGone("the client left before its socket was open")
-        self.draining = ending.begun
+        self.ending = ending
         self.farewell = GOING_AWAY
         self.received = 0
         self.sent = 0
@@ -69,7 +70,6 @@ class Socket:
         self._connection = request.protocol
         self._transport = request.transport
         self._stall_timeout = stall_timeout
-        self._ending = ending
         self._messages: deque[str | bytes] = deque()
         self._waiting = 0
         self._arrived = asyncio.Event()
@@ -141,7 +141,7 @@ class Socket:
         cut(self._transport)
 
     async def run(self, handler: Callable[[], Awaitable[object]]) -> bool:
-        """The handler's life, with the pump and the heart beside it. Whether the server's end has ended it.
+        """The handler's life, with the pump and the heart beside it. Whether `ending` has ended it.
 
         Raises what the handler raises, but for SocketClosed: alone or in a group of its tasks.
         """
@@ -155,17 +155,21 @@ class Socket:
                 pass
             except ExceptionGroup as errors:
                 failure = _first(errors.split(SocketClosed)[1])
+                errors.__traceback__ = None  # leads by way of the task group back to it, and to all that it has held
             except Exception as error:  # noqa: BLE001 - raised below, as itself and not as a group
                 failure = error
             self._pump.cancel()
             heart.cancel()
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # whose traceback leads back here
         return self._closed is None and self._scope is not None and self._scope.expired()
 
     async def _handle(self, handler: Callable[[], Awaitable[object]]) -> None:
         try:
-            async with self._ending.lasting() as self._scope:
+            async with self.ending.lasting() as self._scope:
                 await handler()
         except TimeoutError:
             assert self._scope is not None
@@ -252,7 +256,7 @@ async def converse(
     code, reason = NORMAL, ""
     try:
         if await socket.run(handler):
-            code, reason = socket.farewell, "the daemon ends"
+            code, reason = socket.farewell, socket.ending.why
     except RequestTimeout as error:
         socket.abandon()
         return error
@@ -262,8 +266,11 @@ async def converse(
         failure = internal(error, "a socket")
     if failure is not None and not isinstance(failure, ClientGone):
         code, reason = describe(failure)
-    await socket.close(code, reason)
-    return failure
+    try:
+        await socket.close(code, reason)
+        return failure
+    finally:
+        del failure  # whose traceback leads back here
 
 
 def _first(errors: ExceptionGroup[Exception] | None) -> Exception | None:

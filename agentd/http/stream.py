@@ -7,13 +7,15 @@ that nobody takes the half for the whole.
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from urllib.parse import quote
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from aiohttp.http import HttpVersion11
 from aiohttp.http_writer import StreamWriter
 
 from agentd.errors import ClientGone, Unavailable
+from agentd.http import web
 from agentd.http.ending import Ending
 from agentd.http.endpoint import StreamResult
 from agentd.http.flow import cut, taking
@@ -44,7 +46,7 @@ class Stream:
         """All chunks, after the response has been prepared; none for HEAD.
 
         Raises what the chunks raise, ClientGone, ConnectionError, RequestTimeout where the client takes nothing, and
-        Unavailable where the server ends before a lasting stream.
+        Unavailable where what answers ends before a lasting stream.
         """
         writer, transport = self._request.writer, self._request.transport
         if self._request.method == hdrs.METH_HEAD:
@@ -61,11 +63,12 @@ class Stream:
     async def close(self, failed: bool) -> None:
         """Lets the chunks end what they hold open, also where none was asked for, and resets the connection where
         the answer has begun and ``failed``."""
-        if isinstance(self._made.chunks, AsyncGenerator):
-            try:
-                await self._made.chunks.aclose()
-            except Exception as error:  # noqa: BLE001 - the answer is over; the log has what is wrong
-                internal(error, "the end of a stream")
+        try:
+            async with self._made.held or AsyncExitStack():
+                if isinstance(self._made.chunks, AsyncGenerator):
+                    await self._made.chunks.aclose()
+        except Exception as error:  # noqa: BLE001 - the answer is over; the log has what is wrong
+            internal(error, "the end of a stream")
         if failed and self._request.transport is not None and self._request.writer.output_size:
             cut(self._request.transport)
 
@@ -76,22 +79,29 @@ class Stream:
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise Unavailable("the daemon ends; ask again") from None
+            raise Unavailable(f"{self._ending.why}; ask again") from None
 
     async def _forward(self) -> None:
         if not self._made.filler:
             await self._write_all()
             return
         failure: Exception | None = None
-        async with asyncio.TaskGroup() as group:
-            filling = group.create_task(self._fill_pauses())
-            try:
-                await self._write_all()
-            except Exception as error:  # noqa: BLE001 - raised below, as itself and not as a group
-                failure = error
-            filling.cancel()
-        if failure is not None:
-            raise failure
+        try:
+            async with asyncio.TaskGroup() as group:
+                filling = group.create_task(self._fill_pauses())
+                try:
+                    await self._write_all()
+                except Exception as error:  # noqa: BLE001 - raised below, as itself and not as a group
+                    failure = error
+                filling.cancel()
+        except asyncio.CancelledError as cancelled:
+            cancelled.__traceback__ = None  # leads to the task group's frame, and back from there
+            raise
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # whose traceback leads back here
 
     async def _write_all(self) -> None:
         async for chunk in self._made.chunks:

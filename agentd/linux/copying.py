@@ -31,7 +31,7 @@ def allocate(fd: int, offset: int, length: int) -> bool:
     try:
         fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, length)
     except OSError as failure:
-        if failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        if failure.errno not in _REFUSALS:
             raise
         return False
     return True

@@ -5,21 +5,25 @@ limits (setrlimit(2)) that bind nobody in any kernel since 2.6, RLIMIT_RSS, whic
 is `TOP` less the mark. Nobody can raise them without CAP_SYS_RESOURCE, and whoever lowers one has a pair that is no
 mark, and can be no other's: it is still known between which marks its own was. So a process without a capability cannot
 take its mark away nor pass for somebody else's. Where it has spoilt it, it is ended with whatever it may belong to,
-unless one of its ancestors tells to whom it does.
+unless one of its ancestors tells to whom it does. In gVisor, which lets nobody set RLIMIT_LOCKS and writes no core
+files, RLIMIT_CORE is the other half.
 A process with CAP_SYS_RESOURCE, as root's are in many sandboxes, may take its mark away. It is found still while one of
 its ancestors is; one that left them all behind is not, but where it has a cgroup.
 Blocking.
 """
 
+import functools
 import os
 import resource
-import select
 import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from agentd.linux.cgroups import Cgroup
+from agentd.linux.descriptor import Descriptor
+from agentd.linux.pidfd import has_ended
+from agentd.linux.steps import Pause, Steps, finish
 from agentd.linux.threads import Pool
 
 STOP = Pool("stop", 8)
@@ -29,6 +33,8 @@ _PATIENCE = 30
 # Sweeps of a second with SIGKILL after which those that are there still will not hear it before their system call is
 # over, as one to a file system of a user's that does not answer: then they end without another instruction.
 _DEAF = 10
+# Seconds between two looks at what cannot be waited for.
+_LOOK = 0.02
 _DEAD = b"ZX"
 _STOPPED = b"Tt"
 # resource.h; the module resource has no names for them.
@@ -39,11 +45,21 @@ TOP = 1 << 62
 def put_mark(pid: int, mark: int) -> int:
     """Marks a process that runs nothing of anybody's yet. The mark, from 1 to `TOP`; 0 where that cannot be done."""
     try:
-        for number, value in ((RSS, mark), (LOCKS, TOP - mark)):
+        for number, value in ((RSS, mark), (_half()[0], TOP - mark)):
             resource.prlimit(pid, number, (value, value))
     except (OSError, ValueError):  # the daemon itself has less
         return 0
     return mark
+
+
+@functools.cache
+def _half() -> tuple[int, bytes]:
+    """The limit that goes with RLIMIT_RSS, and its name in proc_pid_limits(5)."""
+    try:
+        resource.prlimit(0, LOCKS, resource.prlimit(0, LOCKS))
+    except OSError:
+        return resource.RLIMIT_CORE, b"Max core file size"
+    return LOCKS, b"Max file locks"
 
 
 def is_stopped(pid: int) -> bool:
@@ -54,17 +70,24 @@ def is_stopped(pid: int) -> bool:
 
 
 def end_all(marks: Collection[int], leaders: Collection[int], grace: float, cgroups: Collection[Cgroup] = ()) -> None:
+    """`end_in_steps`, waited for in this thread."""
+    finish(end_in_steps(marks, leaders, grace, cgroups))
+
+
+def end_in_steps(
+    marks: Collection[int], leaders: Collection[int], grace: float, cgroups: Collection[Cgroup] = ()
+) -> Steps[None]:
     """SIGTERM to everything of these marks and cgroups, at most ``grace`` seconds, then SIGKILL until nothing is left
     that could run.
 
     leaders: their pids, for where there are no marks. What forks faster than it can be found is stopped first.
     """
     if grace > 0:
-        _ask({*find(marks, leaders, spoilt=True)}.union(*(cgroup.pids() for cgroup in cgroups)), grace)
+        yield from _ask({*find(marks, leaders, spoilt=True)}.union(*(cgroup.pids() for cgroup in cgroups)), grace)
     for cgroup in cgroups:
         left = cgroup.pids()
         cgroup.kill()
-        _gone(left, 1.0)
+        yield from _gone(left, 1.0)
     before, same = dict[int, bytes](), 0
     for sweep in range(_SWEEPS):
         found = find(marks, leaders, spoilt=True)
@@ -75,7 +98,7 @@ def end_all(marks: Collection[int], leaders: Collection[int], grace: float, cgro
             if same == _DEAF:
                 return
             _send(found, signal.SIGKILL)
-            _gone(found, 1.0)
+            yield from _gone(found, 1.0)
             before = found
         else:
             _send([pid for pid, state in found.items() if state not in _STOPPED], signal.SIGSTOP)
@@ -122,28 +145,37 @@ def _is_lost(pid: int, parents: Mapping[int, int], ranges: Mapping[int, range]) 
     return pid in (1, os.getpid())
 
 
-def _ask(found: Collection[int], grace: float) -> None:
+def _ask(found: Collection[int], grace: float) -> Steps[None]:
     _send(found, signal.SIGTERM)
     # What is stopped takes its signal once it goes on.
     _send(found, signal.SIGCONT)
-    _gone(found, grace)
+    yield from _gone(found, grace)
 
 
-def _gone(pids: Collection[int], seconds: float) -> None:
-    """Waits until all have ended, at most so long."""
+def _gone(pids: Collection[int], seconds: float) -> Steps[None]:
+    """Waits until all have ended, at most so long. Without pidfds (gVisor until 2026) there is nothing but to look
+    again and again: they need not be children."""
     deadline = time.monotonic() + seconds
-    with ExitStack() as closing:
-        poll, left = select.poll(), 0
-        for pid in pids:
-            with suppress(OSError):
-                fd = os.pidfd_open(pid)
-                closing.callback(os.close, fd)
-                poll.register(fd, select.POLLIN)
-                left += 1
-        while left and (patience := deadline - time.monotonic()) > 0:
-            for fd, _ in poll.poll(patience * 1000):
-                poll.unregister(fd)
-                left -= 1
+    for pid in pids:
+        with Descriptor(_pidfd(pid)) as one:
+            while _lives(pid) if one.fd < 0 else not has_ended(one.fd):
+                patience = deadline - time.monotonic()
+                if patience <= 0:
+                    return
+                yield Pause(one.fd, patience if one.fd >= 0 else min(patience, _LOOK))
+
+
+def _pidfd(pid: int) -> int:
+    """-1 where there is none."""
+    with suppress(OSError):
+        return os.pidfd_open(pid)
+    return -1
+
+
+def _lives(pid: int) -> bool:
+    with suppress(OSError):
+        return _stat(pid)[1] not in _DEAD
+    return False
 
 
 def _send(pids: Collection[int], number: int) -> None:
@@ -157,9 +189,13 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _stat(pid: int) -> tuple[int, bytes]:
-    """Parent and state."""
-    state, parent, _ = _read(pid, "stat").rpartition(b") ")[2].split(b" ", 2)
+def _stat(pid: int, thread: str = "") -> tuple[int, bytes]:
+    """Parent and state. A process whose first thread has ended looks dead; then it is the state of another one."""
+    state, parent, *more = _read(pid, f"{thread}stat").rpartition(b") ")[2].split(b" ", 18)
+    if state in _DEAD and int(more[15]) > 1 and not thread:
+        for one in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                state = min(state, _stat(pid, f"task/{one}/")[1], key=_DEAD.count)
     return int(parent), state
 
 
@@ -167,7 +203,7 @@ def _marks_of(pid: int) -> range:
     """Its mark; several where it spoilt that; none where it has none (proc_pid_limits(5))."""
     with suppress(OSError):
         text = _read(pid, "limits")
-        mark, rest = (_hard(text, name) for name in (b"Max resident set", b"Max file locks"))
+        mark, rest = (_hard(text, name) for name in (b"Max resident set", _half()[1]))
         if mark is not None and rest is not None:
             return range(mark, TOP - rest + 1)
     return range(0)

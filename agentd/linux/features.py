@@ -15,7 +15,7 @@ def features(directory: int) -> dict[str, object]:
     """``kernel`` (its release), ``filesystem`` (its type), and ``features`` (name to bool), tried out in a directory of
     the daemon's own on the workspace's file system. Blocks."""
     with _probes(directory):
-        found = {name: _works(attempt, directory) for name, attempt in ATTEMPTS.items()}
+        found = {name: _works(attempt, directory) for name, attempt in {**ATTEMPTS, **CALLS}.items()}
     return {"kernel": os.uname().release, "filesystem": filesystem(directory), "features": found}
 
 
@@ -93,3 +93,14 @@ ATTEMPTS: dict[str, Callable[[int], None]] = {
     "copy_file_range": _on_file(lambda fd: os.copy_file_range(fd, fd, 1, 0, 1)),
     "fdatasync": _on_file(os.fdatasync),
 }
+
+# Those that no file system has a say in.
+CALLS: dict[str, Callable[[int], None]] = {
+    "pidfd": lambda _: os.close(os.pidfd_open(os.getpid())),
+    "memfd": lambda _: os.close(os.memfd_create("probe")),
+}
+
+
+def missing_calls() -> list[str]:
+    """The names of `CALLS` that are not to be had here."""
+    return [name for name, attempt in CALLS.items() if not _works(attempt, -1)]

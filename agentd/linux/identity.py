@@ -19,8 +19,10 @@ from agentd.linux import syscalls
 from agentd.linux.oserrors import os_errors
 
 _INVALID_ID = 2**32 - 1
-# CAP_CHOWN, CAP_KILL, CAP_SETGID and CAP_SETUID of capabilities(7).
-_OVER_OTHERS = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7
+# Of capabilities(7), as masks.
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER = 1 << 0, 1 << 1, 1 << 3
+_KILL, _SETGID, _SETUID = 1 << 5, 1 << 6, 1 << 7
+_OVER_OTHERS = CAP_CHOWN | _KILL | _SETGID | _SETUID
 _FILE_LIMIT = 16 * 1024 * 1024
 ONE_USER = "the daemon is not root with CAP_CHOWN, CAP_KILL, CAP_SETGID and CAP_SETUID"
 
@@ -89,6 +91,11 @@ class Users:
         others = {group.gid for group in self._group.entries(self._root) if account.name in group.members}
         groups = (account.gid, *sorted(others - {account.gid}))
         return Identity(account.uid, account.gid, groups, account.name, account.home, account.shell)
+
+
+def may(capabilities: int) -> bool:
+    """Whether this thread has all of these capabilities. Being root says nothing: containers take them away."""
+    return syscalls.capget().effective & capabilities == capabilities
 
 
 def acts_as_others() -> bool:

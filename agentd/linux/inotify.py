@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from inotify_simple import INotify, flags
 
-from agentd.errors import CapacityExceeded
+from agentd.errors import CapacityExceeded, NotSupported
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.oserrors import os_errors
 
@@ -41,9 +41,15 @@ class Inotify(Descriptor):
     """One instance, with a queue of its own in the kernel. Its fd is readable when something is in it."""
 
     def __init__(self) -> None:
-        """CapacityExceeded where the kernel allows no further instance."""
-        with _limited("fs.inotify.max_user_instances", "the kernel allows no further watch"), _first:
-            self._instance = INotify(nonblocking=True, closefd=False)
+        """CapacityExceeded where the kernel allows no further instance, NotSupported where it knows none."""
+        try:
+            with _limited("fs.inotify.max_user_instances", "the kernel allows no further watch"), _first:
+                self._instance = INotify(nonblocking=True, closefd=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+            what = "the kernel, or its seccomp filter, has no inotify; have its calls allowed"
+            raise NotSupported(f"changes cannot be watched here: {what}") from error
         super().__init__(self._instance.fileno())
 
     def add(self, fd: int, mask: int, path: str) -> int:

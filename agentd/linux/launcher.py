@@ -16,14 +16,15 @@ machine, vm.memfd_noexec, no /proc) it is the daemon's own Python, which costs s
 """
 
 import errno
-import functools
 import logging
+import math
 import os
 import platform
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ from agentd.linux.descendants import is_stopped
 from agentd.linux.identity import Change
 from agentd.linux.launching import ORDERS, REPORT, SAME
 from agentd.linux.posix_spawn import posix_spawn
-from agentd.linux.reaping import reap, sweep
+from agentd.linux.reaping import own, reap, sweep
+from agentd.linux.steps import Pause, Steps, finish
 
 # Each the file that `as` and `objcopy` make of launcher_MACHINE.s, in Base64.
 CODE = {
@@ -64,9 +66,15 @@ yAuA0gEAANQuAAAA
 _MFD_EXEC = 0x10  # memfd_create(2), since Linux 6.3
 _MOST_ORDERS = 4096  # what the machine code reads
 _LAST_FD = 2**32 - 1
-_STEP_SECONDS = 1.0
+_REAP_SECONDS = 1.0
+_PROMPT = 0.05  # seconds in which almost every program runs
+_LOOK_SECONDS = 1.0  # between two looks at one that does not
 # A file system may let an exec wait: one over the network, one that is fetched as it is read.
 _PATIENCE = 60.0
+
+# Too little of something, for the moment; and how many seconds until the next look.
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_PAUSE = 10.0
 
 _log = logging.getLogger("agentd.processes")
 
@@ -124,6 +132,7 @@ class Launcher(msgspec.Struct, frozen=True):
             words = [*self.argv, str(number), *paths, *argv]
             around = variables if self.is_native else [f"{name}={value}" for name, value in os.environ.items()]
             pid = posix_spawn(path, words, around, cwd=cwd, fds=pairs, terminal=terminal)
+            own(pid)
             failing.pop_all()
         told = b"" if self.is_native else b"".join(os.fsencode(one) + b"\0" for one in variables)
         return Launch(pid, ours, len(paths), told)
@@ -138,8 +147,8 @@ class Launch:
         self._paths = paths
         self._environment = environment
 
-    def go(self, change: Change) -> Refused | None:
-        """Has it become the program; None when it has. Blocks until then. Unavailable where it is kept from it.
+    def go(self, change: Change) -> Steps[Refused | None]:
+        """Has it become the program; None when it has. Unavailable where it is kept from it.
 
         What is refused or raised leaves a process to `kill`.
         """
@@ -154,7 +163,7 @@ class Launch:
         try:
             self._control.sendall(orders + self._environment)
             self._control.shutdown(socket.SHUT_WR)
-            report = self._report()
+            report = yield from self._report()
         except (BrokenPipeError, ConnectionResetError):
             return None  # somebody has killed it already, the kernel for want of memory
         except TimeoutError:
@@ -164,23 +173,27 @@ class Launch:
         number, step = REPORT.unpack(report)
         return Refused(OSError(-number, os.strerror(-number)), step)
 
-    def _report(self) -> bytes:
-        self._control.settimeout(_STEP_SECONDS)
+    def _report(self) -> Steps[bytes]:
+        """A user may hold up the exec of his own files (a lease, fcntl(2)): it is not waited for long in one step."""
         deadline = time.monotonic() + _PATIENCE
+        self._control.settimeout(_PROMPT)
+        with suppress(TimeoutError):
+            return self._control.recv(REPORT.size)
+        self._control.setblocking(False)
         while True:
-            try:
+            yield Pause(self._control.fileno(), _LOOK_SECONDS)
+            with suppress(BlockingIOError):
                 return self._control.recv(REPORT.size)
-            except TimeoutError:
-                if is_stopped(self.pid):
-                    raise Unavailable("the process was stopped by its user before it ran; repeat") from None
-                if time.monotonic() > deadline:
-                    what = f"the program did not run within {_PATIENCE:g} s: its file system is too slow; repeat later"
-                    raise Unavailable(what) from None
+            if is_stopped(self.pid):
+                raise Unavailable("the process was stopped by its user before it ran; repeat")
+            if time.monotonic() > deadline:
+                what = f"the program did not run within {_PATIENCE:g} s: its file system is too slow; repeat later"
+                raise Unavailable(what)
 
     def kill(self) -> None:
         """Ends and reaps it; where it sleeps in the kernel, a later start does the latter."""
         os.kill(self.pid, signal.SIGKILL)
-        reap(self.pid, _STEP_SECONDS)
+        reap(self.pid, _REAP_SECONDS)
 
     def close(self) -> None:
         self._control.close()
@@ -189,14 +202,33 @@ class Launch:
 PYTHON = Launcher((sys.executable, "-I", "-S", launching.__file__), sys.executable, is_native=False)
 
 
-@functools.cache
-def launcher() -> Launcher:
-    """The machine code where that runs, else `PYTHON`. Blocks for a moment, the first time."""
-    try:
-        return native()
-    except (OSError, Unavailable) as error:
-        _log.warning("each program is started by way of Python, which takes longer: %s", error)
-        return PYTHON
+class _Choice:
+    """The machine code where that runs, else `PYTHON`. Blocks for a moment, the first time; and again after a while
+    where the machine code was kept from running by what may pass."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chosen: Launcher | None = None
+        self._next_trial = 0.0
+
+    def __call__(self) -> Launcher:
+        with self._lock:
+            if self._chosen is None or time.monotonic() >= self._next_trial:
+                self._chosen = self._tried()
+            return self._chosen
+
+    def _tried(self) -> Launcher:
+        self._next_trial = math.inf
+        try:
+            return native()
+        except (OSError, Unavailable) as error:
+            if isinstance(error, OSError) and error.errno in _PASSING:
+                self._next_trial = time.monotonic() + _PAUSE
+            _log.warning("each program is started by way of Python, which takes longer: %s", error)
+            return PYTHON
+
+
+launcher = _Choice()
 
 
 def native() -> Launcher:
@@ -237,7 +269,7 @@ def _try(made: Launcher) -> None:
         os.close(null)
         os.close(top)
     try:
-        refused = launch.go(Change(-1, -1, None))
+        refused = finish(launch.go(Change(-1, -1, None)))
     finally:
         launch.kill()
         launch.close()

@@ -18,6 +18,7 @@ from agentd.errors import (
     NotFound,
     PermissionDenied,
     ReadOnlyFileSystem,
+    RequestTooLarge,
     StorageFailed,
     TargetConflict,
     TooManyLinks,
@@ -29,6 +30,7 @@ Table = Mapping[int, Meaning]
 
 _DENIED = (PermissionDenied, "the file system refuses it; ask the owner, or use another path")
 _FULL = (NoSpace, "the disk or the quota is full; free some space and repeat")
+_LARGE = (RequestTooLarge, "no file may be as large there (its file system, or RLIMIT_FSIZE); send less, or raise it")
 _BROKEN = (StorageFailed, "the disk failed under it; see the kernel's log before trusting its content")
 _BUSY = (Conflict, "it is in use; try again when it is free")
 _EXHAUSTED = (Unavailable, "the daemon ran out of file descriptors or memory; repeat later")
@@ -45,11 +47,13 @@ COMMON: Table = {
     errno.EROFS: (ReadOnlyFileSystem, "the file system is read-only; choose another place"),
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: _LARGE,
     errno.EIO: _BROKEN,
     errno.EUCLEAN: _BROKEN,
-    errno.ESTALE: _BROKEN,
+    errno.ESTALE: (Conflict, "a directory of it was moved or removed meanwhile; repeat"),  # also `linux.branch`
     errno.ENOTCONN: _BROKEN,
     errno.EBUSY: _BUSY,
+    errno.EAGAIN: (Conflict, "somebody holds a lease on it, or it takes nothing now; try again when it is free"),
     errno.ETXTBSY: (Conflict, "it is a program that runs; stop it first"),
     errno.EEXIST: (Conflict, "something is already there; remove it, or choose another name"),
     errno.ENOTEMPTY: (Conflict, "the directory is not empty; empty it first"),
@@ -58,6 +62,11 @@ COMMON: Table = {
     errno.ENOMEM: _EXHAUSTED,
 }
 
+# Where an ordinary file system would do as it is told.
+UNABLE: Table = dict.fromkeys(
+    (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
+    (Conflict, "its file system does not do such a thing; choose another place"),
+)
 _TAKEN = (TargetConflict, "something else stands in its place; remove it, or choose another target")
 # An object that is staged elsewhere takes its place at the target.
 PUBLISH: Table = {
@@ -68,6 +77,7 @@ PUBLISH: Table = {
     errno.ENOENT: (Conflict, "its directory was moved or removed meanwhile; repeat"),
     errno.EXDEV: (Conflict, "its directory was moved to another file system meanwhile; repeat"),
     errno.EMLINK: (Conflict, "its directory is full; choose another target"),
+    **UNABLE,
 }
 
 

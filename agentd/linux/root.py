@@ -33,7 +33,6 @@ _MEANINGS: Table = {
     errno.EXDEV: (PermissionDenied, "it leads out of the sandbox's root; use a path beneath it"),
     errno.ENXIO: (Conflict, "it is a socket, or a FIFO or device with nobody at the other end; name a file"),
     errno.ENODEV: (Conflict, "it is a device that is not there; name a file"),
-    errno.EAGAIN: (Conflict, "somebody holds a lease on it; try again when it is free"),
     errno.ESRCH: (NotFound, "the process that it tells of has ended"),
 }
 

@@ -24,6 +24,8 @@ from agentd.linux.descendants import put_mark
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity, acting_as, change_to, refusal
 from agentd.linux.launcher import Launcher, Refused, launcher
+from agentd.linux.reaping import ending
+from agentd.linux.steps import Steps
 from agentd.linux.threads import Pool
 
 SPAWN = Pool("spawn", 8)
@@ -78,12 +80,12 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Child(Descriptor):
-    """A program that was started. fd: its pidfd, readable once it ended (pidfd_open(2)). Not reaped: that is the
+    """A program that was started. fd: readable once it ended, see `reaping.ending`. Not reaped: that is the
     owner's to do (wait4(2)). mark: see `linux.descendants`; 0 where there is none. since: on the monotonic clock.
     cgroup: of its own, the owner's to remove."""
 
-    def __init__(self, pid: int, pidfd: int, mark: int, since: float, cgroup: Cgroup | None = None) -> None:
-        super().__init__(pidfd)
+    def __init__(self, pid: int, fd: int, mark: int, since: float, cgroup: Cgroup | None = None) -> None:
+        super().__init__(fd)
         self.pid = pid
         self.mark = mark
         self.since = since
@@ -101,8 +103,8 @@ def spawn(
     limits: Limits | None = None,
     terminal: bool = False,
     mark: int = 0,
-) -> Child:
-    """Starts a program in a session of its own. Blocks until it runs; call it in a thread of SPAWN.
+) -> Steps[Child]:
+    """Starts a program in a session of its own, and is done when that runs; for the pool SPAWN.
 
     argv: its first is looked for in ``env["PATH"]``, as the user, unless there is a slash in it. cwd: fd of the working
     directory. fds: by number in the child, our fds, 0 to 2 at least; they stay the caller's. terminal: fd 0 is a
@@ -127,8 +129,8 @@ def spawn(
                 os.fchown(fds[0], identity.uid, -1)
             mark = put_mark(launch.pid, mark) if mark else 0
             _bound(launch.pid, settings, limits)
-            child = Child(launch.pid, _pidfd(launch.pid), mark, time.monotonic(), cgroup)
-            if (refused := launch.go(change)) is not None:
+            child = Child(launch.pid, _ending(launch.pid), mark, time.monotonic(), cgroup)
+            if (refused := (yield from launch.go(change))) is not None:
                 raise _meaning(refused, argv[0], paths, cwd, identity)
         except BaseException:
             launch.kill()
@@ -207,9 +209,9 @@ def _limit(pid: int, number: int, soft: int, hard: int | None) -> None:
         resource.prlimit(pid, number, (soft, most if hard is None else hard))
 
 
-def _pidfd(pid: int) -> int:
+def _ending(pid: int) -> int:
     try:
-        return os.pidfd_open(pid)
+        return ending(pid)
     except OSError:
         raise Unavailable("no file descriptor is left to watch the process with; repeat later") from None
 

@@ -9,6 +9,7 @@ Paths are ``str`` with surrogateescape, offsets and lengths bytes. All fds made 
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -95,7 +96,7 @@ def _call(name: str, *args: Any, path: str | None = None) -> int:
 def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
     """A new fd. EAGAIN, which says that a ``..`` raced a rename somewhere, is repeated a bounded number of times.
 
-    ENOSYS before Linux 5.6 and in gVisor, EPERM under seccomp filters that do not know the call.
+    ENOSYS before Linux 5.6 and in gVisor until 2026, EPERM under seccomp filters that do not know the call.
     """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     for left in reversed(range(_OPENAT2_TRIES)):
@@ -110,9 +111,25 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
 def renameat2(old_dir_fd: int, old: str, new_dir_fd: int, new: str, flags: int = 0) -> None:
     """Rename with RENAME_NOREPLACE (EEXIST when the new name is taken) or RENAME_EXCHANGE (both must exist).
 
-    EINVAL: the file system does not know the flag. EXDEV: two mounts, or a lower directory of overlayfs.
+    EINVAL: the file system does not know the flag, or nothing here knows the call. EXDEV: two mounts, or a lower
+    directory of overlayfs.
     """
-    _call("renameat2", old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new), flags, path=new)
+    try:
+        _call("renameat2", old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new), flags, path=new)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM) or _has_renameat2():
+            raise
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), new) from None
+
+
+@functools.cache
+def _has_renameat2() -> bool:
+    """A seccomp filter that does not know the call answers before anybody looks at its arguments, often by EPERM."""
+    try:
+        _call("renameat2", AT_FDCWD, b"", AT_FDCWD, b"", 0)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    raise AssertionError("unreachable")
 
 
 def sync_file_range(fd: int, offset: int, length: int, flags: int = SYNC_FILE_RANGE_WRITE) -> None:
@@ -142,7 +159,7 @@ def close_range(first: int, last: int, flags: int = 0) -> None:
 def mount_id(dir_fd: int, name: str = "") -> int | None:
     """statx(2), STATX_MNT_ID: the mount through which ``name`` in ``dir_fd`` (unfollowed), or ``dir_fd``, is seen.
 
-    It is the first number of /proc/self/mountinfo. None where the kernel does not tell (before Linux 5.8, gVisor).
+    It is the first number of /proc/self/mountinfo. None where the kernel does not tell (Linux before 5.8, and gVisor).
     """
     buffer = ctypes.create_string_buffer(256)
     flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT

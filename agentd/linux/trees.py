@@ -8,13 +8,16 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
-from agentd.errors import Conflict, PathReserved, TargetConflict
+from agentd.errors import PathReserved, TargetConflict
 from agentd.failpoints import hit
 from agentd.linux.branch import DIRECTORY, Branch
 from agentd.linux.copying import copy_file
+from agentd.linux.identity import CAP_DAC_OVERRIDE, may
+from agentd.linux.private import in_the_way, private_directory
 from agentd.linux.reserved import Inode, inode
+from agentd.linux.settling import MOUNT_REFUSALS, give, movable, unless_mount_refuses
 
 # Nothing here deletes these directories or what is in them, wherever they turn up: whoever owns the workspace may move
 # the daemon's own tree into another at any moment. A store's tree is here as long as the store is open.
@@ -204,9 +207,8 @@ class _Merge:
         """Deal with the entries of this directory; the names of those that are directories on both sides."""
         if self.target.identity == self.reserved:
             raise PathReserved("The archive reaches into the reserved directory.", path="/".join(self.target.names))
-        if self.act and os.geteuid():
-            # Only root moves entries out of a directory that is not writable.
-            os.fchmod(self.source.fd, 0o700)
+        if self.act and not may(CAP_DAC_OVERRIDE):
+            _take_over(self.source.fd)
         deeper = []
         for name, is_directory in _entries(self.source.fd):
             if self._both_directories(name, is_directory):
@@ -248,20 +250,8 @@ class _Merge:
         return True
 
     def _rename(self, name: str, is_directory: bool) -> None:
-        try:
+        with movable((self.source.fd, name)) if is_directory else nullcontext():
             os.rename(name, name, src_dir_fd=self.source.fd, dst_dir_fd=self.target.fd)
-        except PermissionError:
-            if not is_directory or os.geteuid() == 0:
-                raise
-            # To be moved, a directory must be writable (its ".." changes), except by root.
-            fd = os.open(name, DIRECTORY, dir_fd=self.source.fd)
-            mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            try:
-                os.fchmod(fd, mode | 0o700)
-                os.rename(name, name, src_dir_fd=self.source.fd, dst_dir_fd=self.target.fd)
-            finally:
-                os.fchmod(fd, mode)
-                os.close(fd)
 
     def _carry(self, name: str) -> None:
         """Copy an entry to another file system (a directory without its content), then rename it into place there."""
@@ -279,30 +269,6 @@ class _Merge:
 
 
 @contextmanager
-def private_directory(dir_fd: int, name: str, *, make: bool = True) -> Iterator[int]:
-    """A directory that only the daemon enters, as an fd; afterwards it goes, if it is empty.
-
-    The one left by a crash is used again; with ``make`` False there has to be one. Raises Conflict where it is not the
-    daemon's, OSError.
-    """
-    if make:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=dir_fd)
-    fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-    try:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o700:
-            raise _in_the_way(name)
-        try:
-            yield fd
-        finally:
-            with suppress(OSError):
-                os.rmdir(name, dir_fd=dir_fd)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
 def _place_for_an_entry(dir_fd: int, name: str) -> Iterator[int]:
     """A private directory for one entry called _ENTRY.
 
@@ -311,7 +277,7 @@ def _place_for_an_entry(dir_fd: int, name: str) -> Iterator[int]:
     """
     with private_directory(dir_fd, name) as fd:
         if set(_names(fd)) - {_ENTRY}:
-            raise _in_the_way(name)
+            raise in_the_way(name)
         removal = _Removal(None)
         removal.delete(fd, _ENTRY)
         try:
@@ -320,15 +286,12 @@ def _place_for_an_entry(dir_fd: int, name: str) -> Iterator[int]:
             removal.delete(fd, _ENTRY)
 
 
-def _in_the_way(name: str) -> Conflict:
-    return Conflict(f"{name} is in the way and is not a directory that the daemon made: move it away and repeat")
-
-
 def _copy_entry(source_fd: int, name: str, target_fd: int, staged: os.stat_result, durable: bool) -> None:
     """Make _ENTRY in `target_fd` what `name` is in `source_fd`: a file, a link, or a directory without its content."""
     if stat.S_ISLNK(staged.st_mode):
         os.symlink(os.readlink(name, dir_fd=source_fd), _ENTRY, dir_fd=target_fd)
-        os.chown(_ENTRY, staged.st_uid, staged.st_gid, dir_fd=target_fd, follow_symlinks=False)
+        with unless_mount_refuses(target_fd, "owners"):
+            os.chown(_ENTRY, staged.st_uid, staged.st_gid, dir_fd=target_fd, follow_symlinks=False)
         return
     if stat.S_ISDIR(staged.st_mode):
         os.mkdir(_ENTRY, 0o700, dir_fd=target_fd)
@@ -342,8 +305,7 @@ def _copy_entry(source_fd: int, name: str, target_fd: int, staged: os.stat_resul
                 copy_file(content_fd, fd, staged.st_size)
             finally:
                 os.close(content_fd)
-        os.fchown(fd, staged.st_uid, staged.st_gid)
-        os.fchmod(fd, stat.S_IMODE(staged.st_mode))
+        give(fd, staged.st_uid, staged.st_gid, stat.S_IMODE(staged.st_mode))
         if durable:
             os.fsync(fd)
     finally:
@@ -414,21 +376,24 @@ def walk(branches: Sequence[Branch], visit: Callable[[], list[str]], leave: Call
 
 def _seize(dir_fd: int, name: str) -> int:
     """Open a directory and make it the daemon's own alone, so that nobody else adds to it. EBUSY for what is spared."""
+    fd = os.open(name, DIRECTORY | os.O_PATH, dir_fd=dir_fd)  # whatever its mode
     try:
-        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-    except PermissionError:
-        if os.geteuid() == 0:
-            raise
-        os.chmod(name, 0o700, dir_fd=dir_fd)
-        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-    found = os.fstat(fd)
-    if found.st_dev != os.fstat(dir_fd).st_dev or inode(found) in SPARED:
+        found = os.fstat(fd)
+        if found.st_dev != os.fstat(dir_fd).st_dev or inode(found) in SPARED:
+            raise OSError(errno.EBUSY, "a mount, or the daemon's own tree, is left alone", name)
+        _take_over(fd)
+        return os.open(".", DIRECTORY, dir_fd=fd)
+    finally:
         os.close(fd)
-        raise OSError(errno.EBUSY, "a mount, or the daemon's own tree, is left alone", name)
-    with suppress(PermissionError):
-        os.fchown(fd, os.geteuid(), os.getegid())
-        os.fchmod(fd, 0o700)
-    return fd
+
+
+def _take_over(fd: int) -> None:
+    try:
+        os.chown(f"/proc/self/fd/{fd}", os.geteuid(), os.getegid())
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    except OSError as failure:
+        if failure.errno not in (errno.EACCES, *MOUNT_REFUSALS):
+            raise
 
 
 def _names(fd: int) -> Iterator[str]:

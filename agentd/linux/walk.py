@@ -22,7 +22,7 @@ import msgspec
 from agentd.errors import PathReserved, PermissionDenied
 from agentd.linux import syscalls
 from agentd.linux.descriptor import Descriptor
-from agentd.linux.identity import Identity, acts_as_others, decided_as
+from agentd.linux.identity import CAP_CHOWN, Identity, acts_as_others, decided_as, may
 from agentd.linux.reserved import Reserved, inode
 
 LINK_LIMIT = 40
@@ -218,7 +218,7 @@ class Walk(Descriptor):
         try:
             if os.fstat(fd).st_uid == maker and not os.listdir(fd):
                 os.fchmod(fd, 0o755)
-                if os.geteuid() == 0:
+                if may(CAP_CHOWN):
                     os.fchown(fd, owner.uid, owner.gid)
         finally:
             os.close(fd)

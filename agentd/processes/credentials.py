@@ -17,6 +17,7 @@ from agentd.core import gitformat
 from agentd.errors import InvalidRequest
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity
+from agentd.linux.memory import memory_file
 
 _SECRET, _ASKPASS, _PASSPHRASE = 3, 4, 5
 # Nothing of git's outlives the command with what was lent in its hands (git-maintenance(1)).
@@ -124,7 +125,7 @@ def _memory(contents: Mapping[int, bytes], user: Identity) -> dict[int, Descript
     """Memory files that only ``user`` may open, read-only; the script among them also to be executed."""
     made: dict[int, Descriptor] = {}
     for number, content in contents.items():
-        with open(os.memfd_create("lent"), "wb") as file:
+        with open(memory_file("lent"), "wb") as file:
             file.write(content)
             file.flush()
             os.fchmod(file.fileno(), 0o500 if number == _ASKPASS else 0o400)

@@ -6,7 +6,6 @@ itself, as they would if it had been started without the daemon; what it has sta
 A terminal that controls the daemon, as in ``docker run -it``, is given to the command: who types ^C means that.
 """
 
-import asyncio
 import fcntl
 import os
 import signal
@@ -14,6 +13,7 @@ import termios
 from collections.abc import Sequence
 from contextlib import suppress
 
+from agentd.linux.signals import on_signal
 from agentd.processes.process import Process
 from agentd.processes.registry import Processes
 from agentd.processes.terms import Order, Wires
@@ -36,9 +36,8 @@ class Entrypoint:
         order = Order(tuple(argv), tags=TAGS)
         terminal = _gives_terminal_up()
         started = cls(await processes.start(order, wires=Wires(_streams(), {}, terminal=terminal)))
-        loop = asyncio.get_running_loop()
         for number in FORWARDED:
-            loop.add_signal_handler(number, started.send, number)
+            on_signal(number, started.send, number)
         return started
 
     def send(self, number: int) -> None:

@@ -8,24 +8,26 @@ A handle is a name for this one machine, with a directory, variables and process
 network are everybody's. Whatever a client calls it (machine, sandbox), every API serves every handle.
 
 Handles outlive the daemon, in its own tree on the workspace's volume: each comes back running or stopped as it was, and
-nothing runs in it. Time without a call counts from the daemon's start then; an expiry stays where it is.
+nothing runs in it: what a daemon that died has left there is ended, beside the requests. Time without a call counts
+from the daemon's start then; an expiry stays where it is.
 Everything is called on the loop. Who leaves a call changes nothing of what becomes of it.
 """
 
 import asyncio
-import json
 import logging
+import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from agentd.errors import AgentError, CapacityExceeded, Conflict, SandboxNotFound, SandboxNotReady
-from agentd.linux.descendants import STOP, end_all
+from agentd.linux.descendants import STOP, end_all, find
 from agentd.linux.threads import in_thread
+from agentd.processes.handle import Act, Handle, Lease, NewHandle, expiry, read, written
 from agentd.processes.marks import Marks, new_first
 from agentd.processes.quarters import Quarters
 from agentd.processes.records import Records
@@ -33,12 +35,12 @@ from agentd.processes.records import Records
 _LONGEST_WAIT = 86_400.0  # seconds until a clock that was set is noticed
 _SHORTEST_WAIT = 0.05
 _AFTER_FAILURE = 60.0
+_RECORDS = "handles"
 
 _log = logging.getLogger("agentd.processes")
 
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
-Act = Literal["delete", "stop"]
 
 
 class HandleLimits(msgspec.Struct, frozen=True):
@@ -48,72 +50,18 @@ class HandleLimits(msgspec.Struct, frozen=True):
     lifetime: float = 86_400.0
 
 
-class Lease(msgspec.Struct, frozen=True):
-    """When a handle ends by itself. Seconds; None: never.
-
-    lifetime: from its creation, or where that is told later from then, until ``then`` is done; one that is stopped by
-    it has as long again after its next start. idle: without a call, until ``when_idle``. stopped: that it is kept.
-    """
-
-    lifetime: float | None = None
-    then: Act = "delete"
-    idle: float | None = None
-    when_idle: Act = "stop"
-    stopped: float | None = None
-
-
-class NewHandle(msgspec.Struct, frozen=True):
-    """What to create. prefix: of its id. name: nobody else's, empty for its id. cwd: absolute, in sandbox terms, made
-    where it is missing; None for the daemon's own. user: as whom everything is done; None for the daemon's default.
-    metadata: what a client says of it. notes: what an API keeps with it."""
-
-    prefix: str
-    name: str = ""
-    cwd: str | None = None
-    env: Mapping[str, str] = {}
-    user: str | None = None
-    metadata: dict[str, Any] = {}
-    notes: dict[str, Any] = {}
-    lease: Lease = Lease()
-
-
-class Handle(msgspec.Struct, kw_only=True):
-    """One handle; changed by `Handles` alone. Times are Unix time.
-
-    started: last. active: of the last call. expires: see `Lease.lifetime`. stopped: since when; None while it runs.
-    first: of the marks of its processes (see `linux.descendants`), by which they are found after the daemon's death.
-    """
-
-    id: str
-    name: str
-    created: float
-    started: float
-    active: float
-    stopped: float | None
-    expires: float | None
-    cwd: str | None
-    env: dict[str, str]
-    user: str | None
-    metadata: dict[str, Any]
-    notes: dict[str, Any]
-    lease: Lease
-    first: int
-
-    @property
-    def running(self) -> bool:
-        return self.stopped is None
-
-
 Furnish = Callable[[Handle], Awaitable[Quarters]]
 
 
 class _Held:
-    """A handle and what belongs to it. quarters: None while it is stopped. calls: that run now."""
+    """A handle and what belongs to it. quarters: None while it is stopped. calls: that run now. followers: see
+    `Handles.when_emptied`."""
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.quarters: Quarters | None = None
         self.calls = 0
+        self.followers: list[Callable[[], None]] = []
         self.turn = asyncio.Lock()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -132,24 +80,36 @@ class Handles:
         self._records: Records | None = None
         self._held: dict[str, _Held] = {}
         self._names: set[str] = set()
+        self._cleared = asyncio.Event()
+        self._cleared.set()
 
     async def open(self, *, keep: bool = False) -> None:
         """Brings back those of earlier daemons, and ends what one that died has left running in them. keep: that runs
         on; nothing is known of it, but it ends with the handle."""
-        self._records = await in_thread(Records, self._reserved, "handles")
-        for name, content in await in_thread(lambda records: [*records.all()], self._records):
-            try:
-                handle = msgspec.convert(json.loads(content), Handle)
-                if handle.id != name:
-                    raise ValueError(f"it is that of {handle.id}")
-            except (msgspec.ValidationError, ValueError, RecursionError) as error:
-                _log.error("the record of the handle %s is left as it is: %s", name, error)
-                continue
-            held = self._hold(handle)
-            if handle.running:
+        self._records = await in_thread(Records, self._reserved, _RECORDS)
+        found = [self._hold(handle) for handle in await in_thread(read, self._records)]
+        if not keep:
+            await self._clear(found)
+        for held in found:
+            if held.handle.running:
                 await self._bring_back(held)
             self._arm(held)
-        await self._clear(held for held in self._held.values() if not (keep and held.handle.running))
+        if keep:
+            await self._clear([held for held in found if not held.handle.running])
+
+    async def clear(self) -> None:
+        """Where there are none, in place of `open`: ends what a daemon that had some, and died, has left running in
+        them. They are left for the next daemon that opens them."""
+
+        def firsts() -> Iterator[int]:
+            if _RECORDS in os.listdir(self._reserved):
+                with Records(self._reserved, _RECORDS) as records:
+                    for handle in read(records):
+                        yield from (handle.first, *handle.left)
+
+        left = await in_thread(lambda: Marks([*firsts()]))
+        if await self._found(left):
+            await self._end(left)
 
     async def carry_out(self, job: Coroutine[Any, Any, T]) -> T:
         """What ``job`` gives, which is done whoever waits for it still; as are all that follow."""
@@ -196,6 +156,10 @@ class Handles:
         if quarters is None:
             raise SandboxNotReady(f"{ident} is stopped; start it first")
         return quarters
+
+    def when_emptied(self, ident: str, tell: Callable[[], None]) -> None:
+        """tell: called once, when it is stopped or deleted and nothing runs in it any more. SandboxNotFound."""
+        self._known(ident).followers.append(tell)
 
     @contextmanager
     def call(self, ident: str) -> Iterator[None]:
@@ -254,11 +218,43 @@ class Handles:
         except KeyError:
             raise SandboxNotFound(f"there is no {ident!r} here, or it was deleted; create one") from None
 
-    async def _clear(self, emptied: Iterable[_Held]) -> None:
-        """Ends what earlier daemons have left running in these; nothing was started yet."""
-        left = Marks([held.handle.first for held in emptied])
-        if left.firsts:
-            await in_thread(end_all, left, (), self._grace, pool=STOP)
+    async def _clear(self, emptied: Sequence[_Held]) -> None:
+        """Ends what earlier daemons have left running in these, where nothing was started yet; what is started from now
+        on has other marks, and need not wait for that."""
+        left = Marks([first for held in emptied for first in (held.handle.first, *held.handle.left)])
+        if not await self._found(left):
+            return
+        for held in emptied:
+            held.handle.left.append(held.handle.first)
+            held.handle.first = new_first()
+            await self._note(held)
+        self._cleared.clear()
+        self._spawn(self._end_left(left, emptied))
+
+    async def _found(self, left: Marks) -> bool:
+        return bool(left.firsts and await in_thread(find, left, (), pool=STOP, spoilt=True))
+
+    async def _end(self, left: Marks) -> None:
+        _log.warning("what a daemon that died has left running in handles is ended")
+        await in_thread(end_all, left, (), self._grace, pool=STOP)
+
+    async def _end_left(self, left: Marks, emptied: Sequence[_Held]) -> None:
+        try:
+            await self._end(left)
+        finally:
+            self._cleared.set()
+        for held in emptied:
+            held.handle.left.clear()
+            await self._note(held)
+
+    async def _note(self, held: _Held) -> None:
+        ident = held.handle.id
+        async with held.turn:
+            try:
+                if self._held.get(ident) is held:
+                    await self._write(held.handle)
+            except AgentError as error:
+                _log.warning("what %s leaves running if the daemon dies will not be ended: %s", ident, error.detail)
 
     async def _bring_back(self, held: _Held) -> None:
         held.handle.active = time.time()
@@ -282,7 +278,7 @@ class Handles:
             started=now,
             active=now,
             stopped=None,
-            expires=_expiry(new.lease),
+            expires=expiry(new.lease),
             cwd=new.cwd,
             env=dict(new.env),
             user=new.user,
@@ -311,7 +307,7 @@ class Handles:
                 handle.started = handle.active = time.time()
                 handle.stopped = None
                 if handle.lease.then == "stop":
-                    handle.expires = _expiry(handle.lease)
+                    handle.expires = expiry(handle.lease)
                 held.quarters = quarters
                 self._arm(held)
                 await self._write(handle)
@@ -346,7 +342,13 @@ class Handles:
         quarters, held.quarters = held.quarters, None
         if quarters is not None:
             held.handle.stopped = time.time()
-            await quarters.close(grace)
+            await self._cleared.wait()
+            try:
+                await quarters.close(grace)
+            finally:
+                for tell in held.followers:
+                    tell()
+                held.followers.clear()
 
     async def _change(self, held: _Held, metadata: dict[str, Any] | None, lease: Lease | None, renewed: bool) -> Handle:
         handle = held.handle
@@ -355,14 +357,14 @@ class Handles:
             handle.metadata = handle.metadata if metadata is None else metadata
             handle.lease = handle.lease if lease is None else lease
             if renewed:
-                handle.expires = _expiry(handle.lease)
+                handle.expires = expiry(handle.lease)
             self._arm(held)
             await self._write(handle)
         return handle
 
     async def _write(self, handle: Handle) -> None:
         assert self._records is not None
-        await in_thread(self._records.write, handle.id, _written(handle))
+        await in_thread(self._records.write, handle.id, written(handle))
 
     # -- what ends by itself
 
@@ -399,15 +401,6 @@ class Handles:
             except BaseException:
                 self._arm(held, _AFTER_FAILURE)
                 raise
-
-
-def _written(handle: Handle) -> bytes:
-    """What a client has named may be no Unicode (lone surrogates), which this JSON takes."""
-    return json.dumps(msgspec.to_builtins(handle)).encode()
-
-
-def _expiry(lease: Lease) -> float | None:
-    return None if lease.lifetime is None else time.time() + lease.lifetime
 
 
 def _moments(held: _Held) -> Iterator[tuple[float, Act]]:

@@ -70,7 +70,7 @@ class Ends(msgspec.Struct, frozen=True):
 
     @classmethod
     def made(cls, language: Language) -> "Ends":
-        """Blocks. Unavailable where no file descriptor is left."""
+        """Blocks. Unavailable where no file descriptor is left, NotSupported."""
         fds: list[int] = []
         try:
             fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
@@ -80,9 +80,11 @@ class Ends(msgspec.Struct, frozen=True):
             kept = os.dup(fds[1])
             fds.append(kept)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
+        except (OSError, NotSupported) as error:
             for fd in fds:
                 os.close(fd)
+            if isinstance(error, NotSupported):
+                raise
             raise Unavailable("no file descriptor is left for the interpreter; end something and repeat") from error
         null, source, requests, feed, out, out_w, err, err_w, _ = fds
         for fd in (feed, out, err, ours.fileno()):

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agentd.errors import InvalidRequest, NotSupported
+from agentd.linux.memory import memory_file
 from agentd.processes.packets import EVENTS, SOURCE
 
 _FOLDER = Path(__file__).with_name("interpreters")
@@ -28,9 +29,9 @@ class Language(msgspec.Struct, frozen=True):
         return not self.source
 
     def open_source(self) -> int:
-        """The fd that the interpreter gets as SOURCE. Blocks."""
+        """The fd that the interpreter gets as SOURCE. Blocks. NotSupported, OSError."""
         if self.is_shell:
-            fd = os.memfd_create("code")
+            fd = memory_file("code")
             os.fchmod(fd, 0o444)
             return fd
         return os.open(_FOLDER / self.source, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,11 +11,12 @@ from typing import Any
 
 from agentd.errors import Conflict, RequestTimeout
 from agentd.linux.cgroups import Cgroup
-from agentd.linux.descendants import STOP, end_all, signal_all
+from agentd.linux.descendants import STOP, end_in_steps, signal_all
 from agentd.linux.identity import Identity
 from agentd.linux.pidfd import exit_status, has_ended
 from agentd.linux.reaping import Found, reap, reaped
 from agentd.linux.spawn import Child
+from agentd.linux.steps import in_steps
 from agentd.linux.threads import in_thread
 from agentd.processes.output import Output
 from agentd.processes.survival import Ended, Kept, Survivor
@@ -70,6 +71,7 @@ class Process:
         self._spawn = spawn
         self._on_end = ended
         self._reason: Reason | None = None
+        self._cutting: asyncio.Event | None = None
         self._reaped = self._forgotten = False
         self._done = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -153,10 +155,13 @@ class Process:
         """
         if self.running and reason is not None:
             self._reason = self._reason or reason
-        grace = self._grace if grace is None else grace
-        await in_thread(end_all, [self.mark], self.leaders, grace, self._cgroups, pool=STOP)
+        await self._end_tree(self._grace if grace is None else grace)
         await self.wait(END_PATIENCE)
         await self._remove_cgroup()
+
+    async def _end_tree(self, grace: float) -> None:
+        steps = end_in_steps([self.mark], self.leaders, grace, self._cgroups)
+        await in_steps(steps, STOP, to_its_end=True)
 
     @property
     def _cgroups(self) -> list[Cgroup]:
@@ -252,7 +257,15 @@ class Process:
         """It is ended for a reason of ours. Once."""
         if self._reason is None and self.running:
             self._reason = reason
-            self._spawn(self.stop())
+            self._cutting = asyncio.Event()
+            self._spawn(self._cut(self._cutting))
+
+    async def _cut(self, done: asyncio.Event) -> None:
+        """How it ended is told when nothing of it is left."""
+        try:
+            await self._end_tree(self._grace)
+        finally:
+            done.set()
 
     def check_output(self, length: int) -> None:
         """``length``: of its output so far."""
@@ -310,6 +323,8 @@ class Process:
 
     async def _finish(self, ending: Ending) -> None:
         try:
+            if self._cutting is not None:
+                await self._cutting.wait()
             await self.output.settle(TERMINAL_PATIENCE if self._terminal else 0)
         finally:
             self.ended = time.time()

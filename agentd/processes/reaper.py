@@ -2,7 +2,8 @@
 
 The daemon is PID 1, or a subreaper, so that what escaped its parents stays below it. Nobody is robbed of an exit
 status: the kernel gives orphans to the main thread, while every program that is started belongs to the thread of the
-pool SPAWN that started it; so the main thread reaps only what is its own (waitid(2), __WNOTHREAD).
+pool SPAWN that started it; so the main thread reaps first what is its own (waitid(2), __WNOTHREAD), then what nobody
+has started.
 """
 
 import os
@@ -10,6 +11,7 @@ import signal
 import threading
 from contextlib import suppress
 
+from agentd.linux.reaping import notice, reap_strays
 from agentd.linux.syscalls import WNOTHREAD, become_subreaper
 
 
@@ -23,7 +25,7 @@ class Reaper:
         """From now on SIGCHLD reaps; what ended before, too."""
         assert threading.current_thread() is threading.main_thread()
         if os.getpid() != 1:
-            with suppress(OSError):  # gVisor knows no subreapers
+            with suppress(OSError):  # old ones of gVisor know no subreapers
                 become_subreaper()
         # A child's end must interrupt no system call (signal(7)), and the loop is woken by Python's handler.
         signal.signal(signal.SIGCHLD, lambda *_: self.reap())
@@ -35,6 +37,8 @@ class Reaper:
 
     def reap(self) -> None:
         """Every orphan that has ended."""
+        notice()
         with suppress(ChildProcessError):
             while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | WNOTHREAD) is not None:
                 self.reaped += 1
+        self.reaped += reap_strays()

@@ -31,9 +31,13 @@ class Records(Descriptor):
             os.unlink(name, dir_fd=self.fd)
 
     def all(self) -> Iterator[tuple[str, bytes]]:
-        """Name and content; what a write left unfinished is removed."""
+        """Name and content, none where it cannot be read; what a write left unfinished is removed."""
         for name in sorted(os.listdir(self.fd)):
             if "." in name:
                 self.remove(name)
-            elif (content := kept(self.fd, name)) is not None:
+                continue
+            content: bytes | None = b""
+            with suppress(OSError):
+                content = kept(self.fd, name)
+            if content is not None:
                 yield name, content

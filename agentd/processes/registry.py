@@ -42,6 +42,7 @@ from agentd.linux.notify import FdStore
 from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.spawn import SPAWN, Child, Limits, Settings, spawn
+from agentd.linux.steps import Steps, in_steps
 from agentd.linux.threads import in_thread
 from agentd.processes import marks
 from agentd.processes.marks import Marks
@@ -258,12 +259,18 @@ class Processes:
             await in_thread(marks.remove, self._directory)
         for timer in self._timers.values():
             timer.cancel()
+        # What leads from them back here is all that holds them: their output, which may be a file, goes at once.
+        for held in (self._processes, self._left, self._timers, self._keys):
+            held.clear()
         self._all.discard(self)
         self._null.close()
 
-    def _check(self, order: Order) -> None:
+    def _check_open(self) -> None:
         if self._closing:
             raise Unavailable("what runs here is being ended, and nothing more is started")
+
+    def _check(self, order: Order) -> None:
+        self._check_open()
         size = sum(len(text) + 1 for text in (*order.argv, *order.env, *order.env.values()))
         if size > self.limits.argument_bytes:
             what = f"arguments and variables have {size} bytes, at most {self.limits.argument_bytes} are taken"
@@ -276,7 +283,8 @@ class Processes:
     ) -> None:
         """Starts it whoever waits for it still."""
         try:
-            process = self._register(order, *await in_thread(self._started, order, wires, facts, pool=SPAWN))
+            steps = self._started(order, wires, facts)
+            process = self._register(order, *await in_steps(steps, SPAWN, self._check_open))
         except Exception as error:  # noqa: BLE001 - it is handed to whoever awaits the start
             started.set_exception(error)
             started.exception()
@@ -287,7 +295,7 @@ class Processes:
 
     def _started(
         self, order: Order, wires: Wires | None, facts: Mapping[str, Any] | None
-    ) -> tuple[Wires, Child, Identity, str, float, Kept | None]:
+    ) -> Steps[tuple[Wires, Child, Identity, str, float, Kept | None]]:
         """facts: for what outlives the daemon, None for what does not. Blocks."""
         where = absolute(order.cwd or ".", cwd=self._surroundings.cwd, home=None, workspace=self._surroundings.cwd)
         try:
@@ -297,7 +305,7 @@ class Processes:
             around = self._surroundings.environment(place.owner, top, terminal=wires.terminal)
             with self._root.open(place.path, os.O_PATH | os.O_DIRECTORY, rights=place.rights) as directory:
                 directory.check_enterable()
-                child = spawn(
+                child = yield from spawn(
                     order.argv,
                     identity=place.owner,
                     cwd=directory.fd,

@@ -23,6 +23,7 @@ import msgspec
 from agentd.core.eventlog import Stream
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.identity import Identity
+from agentd.linux.memory import memory_file
 from agentd.processes.terms import Offer, Wires
 
 Kind = Literal["bash", "sh"]
@@ -111,7 +112,8 @@ class Line:
 
 
 def connect(kind: Kind, owner: Identity) -> tuple[Line, Offer]:
-    """What a shell of ``owner`` is to be started with. Blocks. Everything is the owner's, who may open it again."""
+    """What a shell of ``owner`` is to be started with; everything is the owner's, who may open it again. Blocks.
+    NotSupported."""
     way = _WAYS[kind]
     with ExitStack() as closing:
 
@@ -123,7 +125,7 @@ def connect(kind: Kind, owner: Identity) -> tuple[Line, Offer]:
 
         (script, control), (status, say), (stdin, _) = pipe(), pipe(), pipe()
         (stdout, out), (stderr, err) = pipe(), pipe()
-        text = closing.enter_context(Descriptor(os.memfd_create("command", os.MFD_CLOEXEC)))
+        text = closing.enter_context(Descriptor(memory_file("command")))
         os.fchmod(text.fd, 0o444)
         source = closing.enter_context(Descriptor(os.open(f"/proc/self/fd/{text.fd}", os.O_RDONLY | os.O_CLOEXEC)))
         again = os.open(f"/proc/self/fd/{stdin.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

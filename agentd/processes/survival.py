@@ -162,6 +162,9 @@ def keep(
     """Puts a process into the store; None where that cannot be: then it ends with the daemon. Blocks.
 
     sizes: capacity, head and memory of its output. facts: those of a `Record` that the others do not tell."""
+    if not is_pidfd(child.fd):
+        _log.warning("processes end with the daemon: there are no pidfds here")
+        return None
     record = Record(
         pid=child.pid,
         mark=child.mark,

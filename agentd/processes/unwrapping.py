@@ -14,7 +14,7 @@ from agentd.linux import trees
 from agentd.linux.oserrors import os_errors
 from agentd.linux.places import Place
 from agentd.linux.root import Opened, Root
-from agentd.linux.syscalls import RENAME_NOREPLACE, renameat2
+from agentd.linux.settling import rename_new
 from agentd.linux.workspace import RESERVED
 
 # What makes git neither write that name nor look at what has it.
@@ -59,7 +59,7 @@ def unwrap(root: Root, place: Place, name: str) -> None:
             if RESERVED in names:
                 raise PathReserved(f"the repository has {RESERVED!r} in it, which is the daemon's; clone it elsewhere")
             for entry in names:
-                renameat2(clone, entry, target.fd, entry, RENAME_NOREPLACE)
+                rename_new(clone, entry, target.fd, entry)
         finally:
             os.close(clone)
         os.rmdir(name, dir_fd=target.fd)

@@ -30,9 +30,11 @@ from agentd.errors import (
 )
 from agentd.linux.branch import DIRECTORY, Branch
 from agentd.linux.copying import Stopped, copy_range
+from agentd.linux.settling import give, unless_mount_refuses
 from agentd.uploads.members import Member, read_members
 
 _NAME_LIMIT, _PATH_LIMIT = 255, 4096  # bytes: NAME_MAX, PATH_MAX of <limits.h>
+_CHECK = 1 << 20  # bytes between two looks at the free space
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ)  # file systems whose names are shorter, or UTF-8 only
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,11 +43,13 @@ Made = TypeVar("Made")
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True):
-    """entries: members and the parents made for them; bytes: content of all files; depth: components of a name."""
+    """entries: members and the parents made for them; bytes: content of all files; depth: components of a name.
+    free_floor: bytes that stay free on the disk."""
 
     entries: int
     bytes: int
     depth: int
+    free_floor: int = 0
 
 
 class Unpacked(msgspec.Struct, frozen=True):
@@ -93,6 +97,7 @@ class _Unpacker:
         self.data_fd, self.size, self.branch = data_fd, size, branch
         self.limits, self.owner, self.stop = limits, owner, stop
         self.entries = self.files = self.bytes = 0
+        self.unchecked = 0  # bytes since somebody looked at the free space
         # (minus depth, offset of the member): directories that get their mode last. No names: memory stays small.
         self.late_modes: list[tuple[int, int]] = []
 
@@ -131,6 +136,7 @@ class _Unpacker:
 
     def _file(self, member: Member, components: list[str]) -> None:
         _check_limit(member, "bytes", self.limits.bytes, self.bytes + member.size)
+        self._check_free(member)
         self._go(member, components[:-1])
         name = components[-1]
         fd = self._put(member, name, lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=self.branch.fd))
@@ -141,6 +147,18 @@ class _Unpacker:
             os.close(fd)
         self.files += 1
         self.bytes += member.size
+
+    def _check_free(self, member: Member) -> None:
+        self.unchecked += member.size
+        if self.limits.free_floor and self.unchecked >= _CHECK:
+            self.unchecked = 0
+            found = os.fstatvfs(self.data_fd)
+            if found.f_bavail * found.f_frsize - member.size < self.limits.free_floor:
+                floor = self.limits.free_floor
+                why = (
+                    f"leaves too little space, as {floor} bytes have to stay free: make room in the sandbox and repeat"
+                )
+                raise _refusal(InsufficientStagingSpace, member, why, limit=floor)
 
     def _directory(self, member: Member, components: list[str]) -> None:
         *parents, name = components
@@ -165,7 +183,8 @@ class _Unpacker:
         self._go(member, parents)
         self._put(member, name, lambda: os.symlink(os.fsdecode(member.link), name, dir_fd=self.branch.fd))
         if self.owner:
-            os.chown(name, *self.owner, dir_fd=self.branch.fd, follow_symlinks=False)
+            with unless_mount_refuses(self.branch.fd, "owners"):
+                os.chown(name, *self.owner, dir_fd=self.branch.fd, follow_symlinks=False)
 
     def _hard_link(self, member: Member, components: list[str]) -> None:
         if member.size:
@@ -231,10 +250,7 @@ class _Unpacker:
             os.close(fd)
 
     def _settle(self, fd: int, mode: int) -> None:
-        # In this order: chown(2) clears the set-id bits.
-        if self.owner:
-            os.fchown(fd, *self.owner)
-        os.fchmod(fd, mode)
+        give(fd, *(self.owner or (os.geteuid(), os.getegid())), mode)
 
 
 _MAKERS: dict[bytes, Callable[[_Unpacker, Member, list[str]], None]] = {
@@ -283,6 +299,8 @@ def _errors_of(member: Member) -> Iterator[None]:
     except OSError as failure:
         if failure.errno in _NO_SPACE:
             raise _refusal(InsufficientStagingSpace, member, "finds no space left") from failure
+        if failure.errno == errno.EMLINK and member.type == tarfile.LNKTYPE:
+            raise _refusal(ArchiveLinkInvalid, member, "is one hard link more than a file may have") from failure
         if failure.errno in _NO_NAME:
             raise _refusal(ArchivePathInvalid, member, "has a name that the file system does not take") from failure
         raise

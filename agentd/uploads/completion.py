@@ -1,22 +1,23 @@
-"""The job that turns a staged upload into its target: seal, count, digest, publish.
+"""The job that turns a staged upload into its target: seal, count, digest, publish. And how an upload ends without.
 
 It runs once at a time, whoever asks. It stops at the next safe point where `Upload.stop` says so, until the intent is
 written; from then on it finishes, if need be in the next life of the daemon.
 """
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable
 
 from agentd.core.conflict import Kind
 from agentd.core.states import UploadState
-from agentd.errors import MissingParts, UploadFailed, WholeChecksumMismatch
+from agentd.errors import AgentError, Conflict, MissingParts, TargetConflict, UploadFailed, WholeChecksumMismatch
 from agentd.failpoints import hit
 from agentd.linux.copying import Stopped
 from agentd.linux.threads import LONG, Pool, in_thread
 from agentd.uploads import digest
-from agentd.uploads.journal import NO_DIGEST, Header, Intent, Published, Rollback
+from agentd.uploads.journal import NO_DIGEST, Abort, Expire, Header, Intent, Published, Rollback
 from agentd.uploads.publish import Publisher, Staged
 from agentd.uploads.staging import Files, Store
 from agentd.uploads.upload import Spawn, Upload, start_job
@@ -24,6 +25,9 @@ from agentd.uploads.upload import Spawn, Upload, start_job
 _log = logging.getLogger("agentd.uploads")
 
 ANSWER_FIRST = 0.05  # seconds; what is replaced may take longer to free than the whole completion
+LAST_RECORDS = 3  # what a completion may need besides the parts: its intent, how that ended, and an abort
+_TRIES = 4
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 DIGEST = Pool("digest", 2)  # apart, so that a long upload's digest keeps nobody from publishing
 
 
@@ -108,12 +112,46 @@ class Completion:
 
         upload.cleaning = start_job(self._spawn, run())
 
+    async def end(self, upload: Upload, state: UploadState) -> None:
+        """Aborts or expires ``upload``, to which nobody writes any more, and frees what it has."""
+        now = time.time()
+        aborted = state is UploadState.ABORTED
+        was_whole = upload.parts.next_part is None
+
+        async def told() -> None:
+            await upload.record(Abort(now) if aborted else Expire(now), then=lambda: upload.turn(state, now))
+
+        async def freed() -> None:
+            if was_whole:  # what an earlier daemon left beside the target, which may not have been mounted since
+                await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
+            await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
+
+        try:
+            try:
+                await told()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                await freed()  # there is room for the record then
+                await told()
+            hit("abort.after_record" if aborted else "sweep.after_record")
+            await freed()
+        except (UploadFailed, FileNotFoundError):
+            if not upload.state.ended:  # somebody deleted its directory: there is nothing left to end
+                upload.turn(state, now)
+
     async def _resumed(self, upload: Upload, files: Files, intent: Intent) -> bool:
         """Whether the rename of an earlier life turns out to have happened."""
         if not await in_thread(self._publisher.was_published, upload.header, files, intent, pool=LONG):
             return False
         if upload.unverified and upload.header.kind is Kind.FILE:
-            with await in_thread(self._publisher.open_target, upload.header) as target:
+            try:
+                target = await in_thread(self._publisher.open_target, upload.header)
+            except AgentError as error:
+                if error.retryable:
+                    raise
+                raise upload.lost() from error  # what was renamed is not there to be looked at
+            with target:
                 await _check_parts(upload, target.fd)
         published = Published(upload.header.size, intent.files, intent.sha256, time.time())
         await upload.record(published, then=lambda: upload.finish(published))
@@ -123,7 +161,12 @@ class Completion:
 
     async def _publish(self, upload: Upload, files: Files, sha256: bytes | None) -> None:
         beside = False
-        while True:
+        for _ in range(_TRIES):
+            if upload.journal.spare < LAST_RECORDS:
+                raise Conflict(
+                    "the completion failed so often that the journal has no room for another try: abort the upload and "
+                    "create a new one"
+                )
             whole = await _check_content(upload, files, sha256)
             staged = await in_thread(self._stage, upload.header, files, beside, upload.stopping, pool=LONG)
             try:
@@ -136,7 +179,11 @@ class Completion:
             if staged.moved:
                 break
             await in_thread(staged.discard, pool=LONG)
-            beside = True  # another file system than the staging area's, though the device is the same
+            # Another file system than the staging area's, though the device is the same; else the target has changed.
+            beside = beside or staged.far
+        else:
+            path = upload.header.path
+            raise TargetConflict(f"{path!r} comes and goes all the time; repeat when that is over", path=path)
         try:
             hit("complete.after_rename")
             if upload.durable:
@@ -158,12 +205,15 @@ class Completion:
         upload.check_open()
         method = staged.method.value
         upload.intent = Intent(staged.inode, method, staged.beside, staged.files, whole)
+        used = upload.journal.used
         try:
             await upload.record(upload.intent)
             hit("complete.after_intent")
-            await in_thread(self._publisher.act, staged, upload.header.path, upload.durable, pool=LONG)
+            await in_thread(self._publisher.act, staged, upload.header, pool=LONG)
         finally:
-            if not staged.moved:
+            if upload.journal.used == used:
+                upload.intent = None  # it was refused
+            elif not staged.moved:
                 await self._withdraw(upload)
 
     async def _withdraw(self, upload: Upload) -> None:

@@ -194,8 +194,10 @@ class Journal(msgspec.Struct, eq=False):
     used: int = 0  # slots that are taken
     _turn: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
-    def append(self, fd: int, records: list[Record]) -> None:
+    def append(self, fd: int, records: list[Record], *, durable: bool = False) -> None:
         """Writes ``records`` into the next slots with one call. Blocks. On an error no slot counts as taken.
+
+        durable: fdatasync(2) of the file.
 
         Threads take turns; records are found in the order in which they were appended.
         """
@@ -204,6 +206,8 @@ class Journal(msgspec.Struct, eq=False):
             position = self.offset + self.used * RECORD.size
             try:
                 write_at(fd, data, position)
+                if durable:
+                    os.fdatasync(fd)
             except OSError:
                 with suppress(OSError):  # what was refused must not be found after a crash
                     write_at(fd, bytes(len(data)), position)
@@ -214,6 +218,11 @@ class Journal(msgspec.Struct, eq=False):
     def room(self) -> int:
         """Records that fit into the sector of the next slot: those that reach the disk together or not at all."""
         return PER_SECTOR - self.used % PER_SECTOR
+
+    @property
+    def spare(self) -> int:
+        """Slots that are not taken."""
+        return self.capacity - self.used
 
     @property
     def bytes_used(self) -> int:
@@ -231,9 +240,16 @@ def create(fd: int, header: Header, parts: int) -> Journal:
     """Writes a new journal into the empty file ``fd``, with room for ``parts`` parts. Blocks."""
     capacity = parts + SPARE_RECORDS
     beginning, salt = encode_header(header, capacity)
-    os.posix_fallocate(fd, 0, len(beginning) + capacity * RECORD.size)
-    write_at(fd, beginning, 0)
+    # Written out, as not every libc makes up for a file system without fallocate(2).
+    write_at(fd, beginning + bytes(capacity * RECORD.size), 0)
     return Journal(header, salt, len(beginning), capacity)
+
+
+def epitaph(fd: int, header: Header) -> bytes:
+    """A journal with the records of that in ``fd`` and with ``header``, and room for no more. Blocks."""
+    records = read(fd)[1]
+    beginning, salt = encode_header(header, len(records))
+    return beginning + b"".join(encode_record(record, slot, salt) for slot, record in enumerate(records))
 
 
 def read(fd: int) -> tuple[Journal, list[Record], str | None]:

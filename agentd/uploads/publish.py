@@ -12,27 +12,32 @@ put nothing in its place for the daemon to publish or to delete. All methods her
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 
 import msgspec
 
-from agentd.core.conflict import Existing, Kind, Method, decide
-from agentd.errors import AgentError, NotADirectory, PathReserved, TargetConflict
+from agentd.core.conflict import ConflictMode, Existing, Kind, Method, decide
+from agentd.core.parts import Span
+from agentd.errors import AgentError, Conflict, NotADirectory, PathReserved, TargetConflict
 from agentd.failpoints import hit
 from agentd.linux import trees
 from agentd.linux.copying import allocate, copy_file
+from agentd.linux.descriptor import Descriptor
 from agentd.linux.features import can_exchange
 from agentd.linux.identity import Identity
+from agentd.linux.mounts import check_no_mount_below
 from agentd.linux.oserrors import PUBLISH, os_errors
 from agentd.linux.places import Place, Places
+from agentd.linux.private import private_directory
 from agentd.linux.reserved import Inode, inode
 from agentd.linux.root import Location, Opened, Root
-from agentd.linux.settling import rename_new, settle, sync_upwards
+from agentd.linux.settling import MOUNT_REFUSALS, fill, movable, rename_new, settle, sync_upwards
 from agentd.linux.syscalls import RENAME_EXCHANGE, renameat2
 from agentd.uploads.archive import ArchiveLimits, unpack
 from agentd.uploads.journal import Header, Intent
-from agentd.uploads.staging import DATA, TREE, Files
+from agentd.uploads.staging import DATA, TREE, Files, reserve
 
 _log = logging.getLogger("agentd.uploads")
 
@@ -42,8 +47,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Staged(msgspec.Struct):
     """An object in its final form, and where it goes. ``source`` is the directory fd under which it is ``name``.
 
-    moved: it is the target now. keep: closes what is open, the replaced file among it, whose blocks are then freed;
-    that takes longer than the rename.
+    moved: it is the target now. far: it cannot be, from where it lies. keep: closes what is open, the replaced file
+    among it, whose blocks are then freed; that takes longer than the rename.
     """
 
     location: Location
@@ -56,6 +61,7 @@ class Staged(msgspec.Struct):
     private: str
     keep: ExitStack
     moved: bool = False
+    far: bool = False
 
     def discard(self) -> None:
         """Removes what did not become the target, or what an exchange brought back, and closes."""
@@ -95,7 +101,7 @@ class Publisher:
                 place = keep.enter_context(self._locate(header, asked))
                 method = self._decide(header, place)
                 if method is not Method.MERGE:
-                    settle(made, place.stat, asked, durable=header.durable)
+                    settle(made, place.stat, asked, durable=header.durable, above=place.dir_fd)
                 self._hold(place, method, keep)
                 hit("complete.after_chown")
                 found = os.fstat(made)
@@ -107,24 +113,31 @@ class Publisher:
                     trees.remove(source, name)
                 raise
 
-    def act(self, staged: Staged, path: str, durable: bool) -> None:
+    def act(self, staged: Staged, header: Header) -> None:
         """Makes the staged object the target. Where it lies on another file system than the target, and not beside it,
-        nothing happens: ``moved`` stays False."""
+        and where something that may stay has come to be there, nothing happens: ``moved`` stays False."""
+        path = header.path
         with os_errors("publish", path, PUBLISH):
             try:
                 if staged.method is Method.MERGE:
-                    self._merge(staged, path, durable)
+                    self._merge(staged, path, header.durable)
                 else:
                     _rename(staged)
             except OSError as error:
                 if error.errno == errno.EXDEV and not staged.beside:
+                    staged.far = True
                     return
-                if staged.method is not Method.EXCHANGE or error.errno not in (errno.EXDEV, errno.EINVAL):
+                if error.errno == errno.EEXIST and header.conflict is not ConflictMode.ERROR:
+                    return
+                if header.kind is Kind.FILE and error.errno in MOUNT_REFUSALS:
+                    _fill(staged, header.durable)
+                elif staged.method is Method.EXCHANGE and error.errno in (errno.EXDEV, errno.EINVAL):
+                    # overlayfs does not rename directories of its lower layer, other file systems know no exchange.
+                    if error.errno == errno.EINVAL and can_exchange(staged.source):
+                        raise _holds_reserved(path) from error
+                    self._merge(staged, path, header.durable, alone=True)
+                else:
                     raise
-                # overlayfs does not rename directories of its lower layer, other file systems know no exchange.
-                if error.errno == errno.EINVAL and can_exchange(staged.source):
-                    raise _holds_reserved(path) from error
-                self._merge(staged, path, durable, alone=True)
             staged.moved = True
 
     def sync(self, staged: Staged) -> None:
@@ -162,8 +175,12 @@ class Publisher:
         return False
 
     def open_target(self, header: Header) -> Opened:
-        """What stands at the target, for reading."""
-        return self._root.open(header.path, os.O_RDONLY)
+        """The file that stands at the target, for reading. Raises what `Root.open` raises, Conflict for no file."""
+        opened = self._root.open(header.path, os.O_RDONLY)
+        if not stat.S_ISREG(opened.stat.st_mode):
+            opened.close()
+            raise Conflict(f"{header.path!r} is no file", path=header.path)
+        return opened
 
     def clean_beside(self, header: Header) -> None:
         """Removes what was staged beside the target and has not become it."""
@@ -197,12 +214,14 @@ class Publisher:
 
     def _hold(self, place: Location, method: Method, keep: ExitStack) -> None:
         """Holds what is replaced open, so that its blocks are not freed within the rename. PathReserved where the
-        daemon's own tree would go with it."""
+        daemon's own tree would go with it, Conflict where a mount would."""
         with suppress(FileNotFoundError):
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.dir_fd)
             keep.callback(os.close, fd)
-            if method is Method.EXCHANGE and self._root.contains_reserved(fd):
-                raise _holds_reserved(place.path)
+            if method is Method.EXCHANGE:
+                if self._root.contains_reserved(fd):
+                    raise _holds_reserved(place.path)
+                check_no_mount_below(fd, place.path)
 
     def _stage_file(
         self, header: Header, files: Files, source: int, name: str, beside: bool, stop: Callable[[], bool]
@@ -211,7 +230,10 @@ class Publisher:
             trees.remove(source, name)
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=source)
             try:
-                allocate(fd, 0, header.size)
+                if floor := self._floor(source, files):
+                    reserve(fd, Span(0, header.size), floor)
+                else:
+                    allocate(fd, 0, header.size)
                 copy_file(files.data, fd, header.size, stop)
                 hit("complete.after_copy")
             except BaseException:
@@ -230,7 +252,8 @@ class Publisher:
         fd = -1
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=source)
-            unpacked = unpack(files.data, header.size, fd, self._archive, (owner.uid, owner.gid), stop)
+            limits = msgspec.structs.replace(self._archive, free_floor=self._floor(source, files))
+            unpacked = unpack(files.data, header.size, fd, limits, (owner.uid, owner.gid), stop)
             if header.durable:
                 trees.sync_tree(fd)
             hit("complete.after_unpack")
@@ -240,6 +263,11 @@ class Publisher:
             trees.remove(source, name)
             raise
         return fd, unpacked.files
+
+    def _floor(self, source: int, files: Files) -> int:
+        """Bytes that stay free where the object is staged: none on other file systems than the staging area's."""
+        same = os.fstat(source).st_dev == os.fstat(files.directory).st_dev
+        return self._archive.free_floor if same else 0
 
     def _merge(self, staged: Staged, path: str, durable: bool, *, alone: bool = False) -> None:
         """Entry by entry. ``alone``: what the target has besides goes first; so much for atomicity."""
@@ -271,13 +299,24 @@ class Publisher:
 
 def _rename(staged: Staged) -> None:
     place = staged.location
-    match staged.method:
-        case Method.EXCHANGE:
-            renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_EXCHANGE)
-        case Method.CREATE:
-            rename_new(staged.source, staged.name, place.dir_fd, place.name)
-        case _:
-            os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
+    moved = [(staged.source, staged.name)]
+    if staged.method is Method.EXCHANGE:
+        moved.append((place.dir_fd, place.name))
+    with movable(*moved):
+        match staged.method:
+            case Method.EXCHANGE:
+                renameat2(staged.source, staged.name, place.dir_fd, place.name, RENAME_EXCHANGE)
+            case Method.CREATE:
+                rename_new(staged.source, staged.name, place.dir_fd, place.name)
+            case _:
+                os.rename(staged.name, place.name, src_dir_fd=staged.source, dst_dir_fd=place.dir_fd)
+
+
+def _fill(staged: Staged, durable: bool) -> None:
+    """The staged file goes last: as long as it is there, this was not done (see `Publisher.was_published`)."""
+    with Descriptor(os.open(staged.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staged.source)) as source:
+        fill(source.fd, staged.location, durable=durable)
+    os.unlink(staged.name, dir_fd=staged.source)
 
 
 def _holds_reserved(path: str) -> PathReserved:
@@ -290,7 +329,7 @@ def _private_name(header: Header) -> str:
 
 def _private(parent: int, header: Header, *, make: bool) -> AbstractContextManager[int]:
     """The directory beside the target, as an fd. Gone afterwards, if it is empty."""
-    return trees.private_directory(parent, _private_name(header), make=make)
+    return private_directory(parent, _private_name(header), make=make)
 
 
 def _name(header: Header, beside: bool) -> str:

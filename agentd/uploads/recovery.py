@@ -1,10 +1,12 @@
 """What an earlier daemon left, read and put right before anybody is served. Running it twice changes nothing more.
 
-Left-overs of a create or a delete go. An upload whose header cannot be believed is quarantined, alone. One whose
-records or staging file are damaged fails with ``state_lost``: accepted bytes may be gone, and it says so.
+Left-overs of a create or a delete go. An upload whose header cannot be believed is quarantined, alone; one that this
+daemon has no right to read is listed with those, and stays where it is. One whose records or staging file are damaged
+fails with ``state_lost``: accepted bytes may be gone, and it says so.
 """
 
 import errno
+import logging
 import os
 import stat
 
@@ -16,6 +18,7 @@ from agentd.uploads.journal import Journal, Record
 from agentd.uploads.staging import BOOT_ID, Store
 from agentd.uploads.upload import Upload
 
+_log = logging.getLogger("agentd.uploads")
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that say nothing about the upload that was read
 
 
@@ -36,17 +39,22 @@ class Found(msgspec.Struct):
 def scan(store: Store) -> Found:
     """Reads every upload of ``store``; clears away and quarantines. Blocks."""
     found = Found(leftovers=store.delete_leftovers())
+    refused = []
     for upload_id in store.ids():
         try:
             recovered, staged = _read(store, upload_id)
         except (journal.JournalDamaged, OSError) as error:
             if isinstance(error, OSError) and error.errno in _MACHINE:
                 raise
-            store.quarantine(upload_id)
+            if isinstance(error, PermissionError):
+                _log.exception("upload %s stays for a daemon with the rights of the one that it is of", upload_id)
+                refused.append(upload_id)
+            else:
+                store.quarantine(upload_id)
         else:
             found.uploads.append(recovered)
             found.staged_bytes += staged
-    found.quarantined = store.quarantined()
+    found.quarantined = store.quarantined() + refused
     return found
 
 

@@ -40,7 +40,7 @@ from agentd.linux.places import Places
 from agentd.linux.root import Root
 from agentd.linux.threads import LONG, in_thread
 from agentd.uploads import journal, recovery
-from agentd.uploads.completion import Completion, check_complete, check_whole
+from agentd.uploads.completion import LAST_RECORDS, Completion, check_complete, check_whole
 from agentd.uploads.holding import Idle
 from agentd.uploads.intake import Intake
 from agentd.uploads.publish import Publisher
@@ -222,13 +222,15 @@ class Uploads:
         One that could not be read is deleted.
         """
         if upload_id in self.quarantined:
-            await in_thread(self._store.delete_quarantined, upload_id, pool=LONG)
+            await in_thread(self._store.delete_unreadable, upload_id, pool=LONG)
             self.quarantined = [name for name in self.quarantined if name != upload_id]
             return
         upload = self.get(upload_id)
         with upload.about():
-            if upload.state is UploadState.COMPLETED or upload.intent is not None:
+            if upload.state is UploadState.COMPLETED:
                 raise UploadAlreadyCompleted("the upload is completed: delete what it published instead")
+            if upload.intent is not None:
+                raise UploadAlreadyCompleted("the upload is about to be completed, or may be already: complete it")
             if not upload.state.ended:
                 await asyncio.shield(self._end(upload, UploadState.ABORTED))
 
@@ -292,22 +294,13 @@ class Uploads:
                 await self._quiesce(upload)
                 if upload.state.ended or upload.intent is not None:
                     return
-                now = time.time()
-                record = journal.Abort(now) if aborted else journal.Expire(now)
-                try:
-                    await upload.record(record, then=lambda: upload.turn(state, now))
-                    hit("abort.after_record" if aborted else "sweep.after_record")
-                    await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
-                except (UploadFailed, FileNotFoundError):
-                    if not upload.state.ended:  # somebody deleted its directory: there is nothing left to end
-                        upload.turn(state, now)
+                await self._completion.end(upload, state)
             finally:
                 upload.ending = upload.stop = None
                 self._wake_by(upload.updated + self.limits.retention)
 
-        aborted = state is UploadState.ABORTED
         if upload.ending is None:
-            upload.stop = _aborted if aborted else _expired
+            upload.stop = _aborted if state is UploadState.ABORTED else _expired
             upload.ending = start_job(self._spawn, run())
         return upload.ending
 
@@ -378,6 +371,9 @@ class Uploads:
         now = time.time()
         next_look = now + LONGEST_SLEEP
         ended = []
+        for upload in self._uploads.values():  # neither lies farther ahead, unless the clock was set back
+            upload.updated = min(upload.updated, now)
+            upload.expires = min(upload.expires, now + upload.header.lifetime)
         for upload in list(self._uploads.values()):
             if upload.state.ended:
                 ended.append(upload)
@@ -425,6 +421,10 @@ class Uploads:
                 def extended(upload: Upload = upload, expires: float = expires) -> None:
                     upload.expires = expires
 
+                missing = upload.parts.count - len(upload.parts.accepted)
+                if upload.journal.spare - missing <= LAST_RECORDS:
+                    extended()  # until the next start
+                    continue
                 try:
                     await upload.record(journal.Extend(expires), then=extended)
                 except (AgentError, OSError):

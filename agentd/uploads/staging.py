@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ from agentd.uploads import journal
 _log = logging.getLogger("agentd.uploads")
 
 DATA, JOURNAL, TREE = "data", "journal", "tree"
+_SHORTER = "journal.new"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -93,7 +95,7 @@ class Store:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreLocked("another daemon holds the lock of this root's reserved tree") from None
+                raise StoreLocked("another daemon serves this workspace") from None
             self._sync(workspace)
             self.uploads = self._directory("uploads", "v1")
             undo.callback(os.close, self.uploads)
@@ -155,7 +157,7 @@ class Store:
             undo.callback(os.close, fd)
             data = -1
             with suppress(FileNotFoundError):
-                data = os.open(DATA, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                data = _open_data(directory)
             undo.pop_all()
         return Files(directory, fd, data, os.fstat(data).st_size if data >= 0 else -1)
 
@@ -167,6 +169,18 @@ class Store:
                 hit(point)
             with _opened(JOURNAL, os.O_RDWR, directory) as fd:
                 os.ftruncate(fd, made.bytes_used)
+                if made.offset > journal.PAGE:  # whoever asked for it may have said much about it
+                    self._shorten(directory, journal.epitaph(fd, made.header))
+
+    def _shorten(self, directory: int, content: bytes) -> None:
+        """Replaces the journal. Without room for that it stays as it is."""
+        try:
+            with _opened(_SHORTER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, directory) as fd:
+                journal.write_at(fd, content, 0)
+                self._sync(fd)
+            os.rename(_SHORTER, JOURNAL, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            trees.remove(directory, _SHORTER)
 
     def delete(self, upload_id: str) -> None:
         """Forgets the upload: renamed first, so that a crash leaves nothing that looks alive."""
@@ -197,8 +211,9 @@ class Store:
                     raise
                 name = f"{upload_id}.{secrets.token_hex(4)}"
 
-    def delete_quarantined(self, name: str) -> None:
-        trees.remove(self.quarantine_fd, name)
+    def delete_unreadable(self, name: str) -> None:
+        for place in (self.quarantine_fd, self.uploads):
+            trees.remove(place, name)
 
     def _directory(self, *names: str) -> int:
         """Opens the directory at the end of ``names``, made 0700 where it is missing."""
@@ -235,7 +250,7 @@ def can_sync(directory: int) -> bool:
 
 
 def reserve(fd: int, span: Span, free_floor: int) -> None:
-    """Allocates a part's region, so that a full disk is known before the body is read.
+    """Allocates a region, so that a full disk is known before its bytes are there.
 
     Raises InsufficientStagingSpace where the disk would be below ``free_floor`` bytes, OSError where it is full; the
     region is given back then. What an earlier try has allocated counts as there. A file system that cannot allocate
@@ -251,8 +266,8 @@ def reserve(fd: int, span: Span, free_floor: int) -> None:
     if free - missing < free_floor:
         _release(fd, span)
         raise InsufficientStagingSpace(
-            f"{free} bytes are free beside the {span.length} of this part, and {free_floor} have to stay free: "
-            "make room in the sandbox and send the part again",
+            f"{free - missing} bytes would be free beside these {span.length}, and {free_floor} have to stay free: "
+            "make room in the sandbox and repeat",
             limit=free_floor,
             used=free,
             requested=span.length,
@@ -312,6 +327,23 @@ class Hashes:
 
     def digests(self) -> Digests:
         return Digests(self._xxh3.digest(), None if self._sha256 is None else self._sha256.digest())
+
+
+def _open_data(directory: int) -> int:
+    """The staging file, for reading and writing; -1 where it is the target already, too (link(2))."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(DATA, flags, dir_fd=directory)
+    except PermissionError:  # a completion that was cut short gave it the owner and the mode of what it replaces
+        found = os.stat(DATA, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise
+        if found.st_nlink > 1:
+            return -1
+        if found.st_uid != os.geteuid():
+            os.chown(DATA, os.geteuid(), os.getegid(), dir_fd=directory, follow_symlinks=False)
+        os.chmod(DATA, 0o600, dir_fd=directory)
+        return os.open(DATA, flags, dir_fd=directory)
 
 
 @contextmanager

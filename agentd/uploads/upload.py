@@ -265,9 +265,7 @@ class Upload:
         if self.durable and files.data >= 0:
             os.fdatasync(files.data)
         hit("sync.after_data")
-        self.journal.append(files.journal, records)
-        if self.durable:
-            os.fdatasync(files.journal)
+        self.journal.append(files.journal, records, durable=self.durable)
         hit("sync.after_journal")
 
 

@@ -50,10 +50,14 @@ def test_the_environment_names_them_too(start_daemon: StartDaemon) -> None:
     ],
 )
 def test_a_name_that_nobody_has_is_refused_at_start(tmp_path: Path, flags: tuple[str, ...], key: str) -> None:
-    command = [sys.executable, "-m", "agentd", "serve", "--root", tmp_path, "--listen", "127.0.0.1:0", *flags]
+    root = tmp_path / "root"
+    root.mkdir()
+    command = [sys.executable, "-m", "agentd", "serve", "--root", root, "--listen", "127.0.0.1:0", *flags]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False)
     assert (ended.returncode, ended.stdout) == (78, "")
-    assert f"agentd: {key}: there is no dialect" in ended.stderr
+    assert ended.stderr.startswith(f"agentd: {key}: ")
+    assert "one of" in ended.stderr
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [name for name in ASKED if name != "nullspace"])

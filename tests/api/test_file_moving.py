@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import Daemon
 from tests.filing import Filing, code, facts
+from tests.process.harness.leases import leased
 
 NOBODY, OTHER = 65534, 4242
 
@@ -249,3 +250,12 @@ def test_a_copy_of_what_holds_the_daemons_own_tree_leaves_it_out(files: Filing, 
     assert (copy / home.name / "tree/file").exists()
     assert not (copy / ".nullspace").exists()
     assert files.op("remove", "/copy").status == 204
+
+
+def test_what_somebody_has_a_lease_on_is_not_waited_for(files: Filing, home: Path) -> None:
+    (home / "tree").mkdir()
+    with leased(os.geteuid(), home / "tree", "file"):
+        assert code(files.op("read", "tree/file")) == (409, "conflict")
+        assert code(files.copy("tree/file", "other")) == (409, "conflict")
+        assert code(files.copy("tree", "other")) == (409, "conflict")
+        assert sorted(os.listdir(home)) == ["tree"]

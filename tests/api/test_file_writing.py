@@ -26,6 +26,12 @@ def files(shared: Daemon, home: Path) -> Filing:
     return Filing(shared, home)
 
 
+def access_list(path: Path) -> bytes:
+    """b"" where it has only a mode."""
+    name = "system.posix_acl_access"
+    return os.getxattr(path, name) if name in os.listxattr(path) else b""
+
+
 def by_json(files: Filing, path: str, content: bytes, user: str | None = None) -> Answer:
     text = base64.b64encode(content).decode()
     return files.op("write", path, content=text, encoding="base64", user=user)
@@ -98,6 +104,20 @@ def test_a_replaced_file_keeps_its_attributes_and_its_access_list(files: Filing,
     assert os.getxattr(home / "file", "user.note") == b"kept"
     assert os.getxattr(home / "file", "system.posix_acl_access") == rights
     assert facts(home / "file") == (NOBODY, NOBODY, "0660")
+
+
+@routes
+@pytest.mark.parametrize("mask", [[], [(2, 7, NOBODY), (16, 6, -1)]])
+def test_a_new_file_gets_what_its_directory_has_for_new_ones(
+    files: Filing, home: Path, write: Write, mask: list[tuple[int, int, int]]
+) -> None:
+    lines = sorted([(1, 7, -1), (4, 5, -1), (32, 1, -1), *mask])
+    rights = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *line) for line in lines)
+    os.setxattr(home, "system.posix_acl_default", rights)
+    os.close(os.open(home / "made", os.O_WRONLY | os.O_CREAT, 0o666))
+    write(files, "file", b"new", None)
+    assert access_list(home / "file") == access_list(home / "made")
+    assert facts(home / "file") == facts(home / "made")
 
 
 @routes

@@ -89,6 +89,15 @@ def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(start_daemon: Sta
     assert path.read_text() == "not a socket"
 
 
+@pytest.mark.parametrize("second", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_is_given_twice_is_refused_in_one_line(tmp_path: Path, second: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listens = [flag for host in ("127.0.0.1", second) for flag in ("--listen", f"{host}:{port}")]
+    status, lines = refusal(tmp_path, *listens)
+    assert (status, len(lines), lines[0].startswith("agentd: listen: ")) == (78, 1, True)
+
+
 def test_a_socket_of_the_service_manager_is_taken_over(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
         fd = given.fileno()

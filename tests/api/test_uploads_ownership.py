@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_a_replaced_file_hands_on_its_mode_without_set_id_bits_and_its_owner_unl
     assert client.put(target, b"new", user=user).status == 200
     assert facts(home / "target") == (owner, owner, after)
     assert (home / "target").read_bytes() == b"new"
+
+
+def test_a_new_file_gets_the_access_list_that_its_directory_has_for_new_ones(
+    client: Client, home: Path, target: str
+) -> None:
+    lines = [(1, 7, -1), (2, 7, NOBODY), (4, 5, -1), (16, 7, -1), (32, 0, -1)]  # linux/posix_acl_xattr.h
+    rights = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *line) for line in lines)
+    os.setxattr(home, "system.posix_acl_default", rights)
+    os.close(os.open(home / "made", os.O_WRONLY | os.O_CREAT, 0o666))
+    assert client.put(target, b"new").status == 200
+    assert facts(home / "target") == facts(home / "made") == (0, 0, "0660")
+    lists = {os.getxattr(home / name, "system.posix_acl_access") for name in ("target", "made")}
+    assert len(lists) == 1
 
 
 @pytest.mark.parametrize("conflict", ["merge", "replace", "error"])

@@ -197,11 +197,22 @@ def test_what_cannot_be_watched_is_refused_before_the_answer(shared: Daemon, hom
 
 
 def test_more_watches_than_may_be_are_refused(start_daemon: StartDaemon, follow: Follow) -> None:
-    daemon = start_daemon()
-    for _ in range(64):
+    daemon = start_daemon("--watches-max-open", "2")
+    for _ in range(2):
         follow("/workspace", daemon)
     refused = daemon.call("GET", "/v1/watch?path=/workspace")
     assert (refused.status, refused.json()["code"]) == (429, "capacity_exceeded")
+
+
+def test_so_many_directories_are_followed_and_two_thirds_by_one(start_daemon: StartDaemon, follow: Follow) -> None:
+    daemon = start_daemon("--watches-max-directories", "6")
+    for number in range(3):
+        (daemon.root / f"workspace/{number}").mkdir()
+    follow("/workspace", daemon).close()
+    assert eventually(lambda: watched(daemon) == 0)
+    (daemon.root / "workspace/3").mkdir()
+    assert daemon.call("GET", "/v1/watch?recursive=true&path=/workspace").status == 429
+    assert [follow(f"/workspace/{number}", daemon).answer.status for number in range(3)] == [200] * 3
 
 
 def test_a_client_that_leaves_takes_its_watches_with_it(follow: Follow, start_daemon: StartDaemon) -> None:

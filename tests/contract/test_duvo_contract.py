@@ -113,9 +113,10 @@ def test_what_is_repeated_with_its_key_is_done_once(ask: Ask, daemon: Daemon) ->
     assert not (daemon.root / "workspace/once").exists()
 
 
-def test_who_has_no_token_is_told_so_and_then_to_wait(ask: Ask) -> None:
+def test_who_has_no_token_is_told_so_and_then_to_wait(start_daemon: StartDaemon, judge: Driver) -> None:
+    ask = asking(start_daemon("--limits-unauthenticated-per-second", "2"), judge)
     answers = [ask("GET", FILES, token="wrong") for _ in range(25)]
     assert {one.status for one in answers} == {401, 429}
     limited = next(one for one in answers if one.status == 429)
     assert int(limited.headers["retry-after"]) >= 1
-    assert limited.headers["x-ratelimit-limit"] == "20"
+    assert limited.headers["x-ratelimit-limit"] == "2"

@@ -129,11 +129,14 @@ class Container:
     def podman(self, *words: str) -> str:
         return self._engine.podman(*words)
 
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: str | None = TOKEN
+    ) -> tuple[int, Any]:
         """Status and, where it is JSON, the body of the answer, else its text."""
         connection = _Unix(self._path)
         try:
-            headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            headers["Content-Type"] = "application/json"
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read().decode()
@@ -156,10 +159,10 @@ class Container:
     def inspect(self, what: str) -> str:
         return self.podman("inspect", "--format", f"{{{{.{what}}}}}", self.name)
 
-    def stop(self) -> tuple[int, float]:
+    def stop(self, grace: int = int(STOP_SECONDS)) -> tuple[int, float]:
         """Exit status, and how many seconds it took."""
         before = time.monotonic()
-        self.podman("stop", "--time", str(int(STOP_SECONDS)), self.name)
+        self.podman("stop", "--time", str(grace), self.name)
         return int(self.inspect("State.ExitCode")), time.monotonic() - before
 
     def _answers(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentd.cli.progress import size
 from tests.conftest import UNIT, Daemon, StartDaemon
 from tests.deploy.browser import SHIFT, Browser
 from tests.deploy.prefixing import prefixed
@@ -379,6 +380,25 @@ def test_the_api_is_read_and_tried(page: Browser, daemon: Daemon) -> None:
     page.run("document.querySelector('#dialect').value = 'daytona'")
     page.run("document.querySelector('#dialect').dispatchEvent(new Event('change'))")
     page.until("[...document.querySelectorAll('.operations code')].every(one => one.innerText.startsWith('/daytona'))")
+
+
+def test_a_view_that_could_not_be_had_opens_once_the_daemon_is_back(page: Browser, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--listen", f"127.0.0.1:{free_port()}")
+    enter(page, daemon)
+    page.sees("New folder")
+    daemon.kill9()
+    page.click("[data-view=processes]")
+    page.sees("The daemon cannot be reached.", "#toasts")
+    daemon.restart()
+    page.click("[data-view=files]")
+    view(page, "processes", "#main .view .list")
+
+
+def test_sizes_are_in_the_units_of_the_command_line(opened: Browser) -> None:
+    sizes = [0, 1023, 1024, 1536, 300_000_000, (1 << 20) - 1, 5 << 40]
+    shown = opened.run(f"import('./console/dom.js').then(({{ bytes }}) => {sizes}.map(bytes))")
+    assert shown == ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "286.1 MiB", "1.0 MiB", "5.0 TiB"]
+    assert shown[:5] == [size(one) for one in sizes[:5]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,6 +6,7 @@ No library: the kernel's requests are read from /dev/fuse and answered one at a 
 import ctypes
 import errno
 import os
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,19 +15,25 @@ from pathlib import Path
 
 LOOKUP, GETATTR, SETATTR, MKDIR, UNLINK, RMDIR, RENAME, OPEN = 1, 3, 4, 9, 10, 11, 12, 14
 READ, WRITE, STATFS, RELEASE, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR = 15, 16, 17, 18, 25, 26, 27, 28, 29
-CREATE, RENAME2 = 35, 45
+FSYNC, CREATE, RENAME2 = 20, 35, 45
 FORGETS = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET: nobody waits for an answer
 SIZE_GIVEN, MODE_OR_OWNER_GIVEN = 8, 7
+EXCHANGE = 2
 LARGEST = 1 << 17
 
 
 class Volume:
-    """refused: the operations answered with EPERM; SETATTR is refused for modes and owners alone."""
+    """refused: the operations answered with EPERM; SETATTR is refused for modes and owners alone. unknown: those
+    answered with ENOSYS, which many servers have no code for. fixed: the uid that all belongs to, with modes that all
+    share, whatever is set (as on vfat, CIFS, object stores)."""
 
-    def __init__(self, source: Path, fd: int, refused: tuple[int, ...]) -> None:
+    def __init__(
+        self, source: Path, fd: int, refused: tuple[int, ...], unknown: tuple[int, ...], fixed: int | None
+    ) -> None:
         self._source = source
         self._fd = fd
         self._refused = refused
+        self._fixed = fixed
         self._names = {1: ""}
         self._acts: dict[int, Callable[[int, bytes], bytes]] = {
             INIT: lambda node, body: struct.pack("=4I2H2I2H8I", 7, 31, LARGEST, 0, 8, 8, LARGEST, 1, 0, 0, *[0] * 8),
@@ -45,10 +52,12 @@ class Volume:
             ),
             READDIR: self._list,
             RENAME: lambda node, body: self._renamed(node, struct.unpack_from("=Q", body)[0], body[8:]),
-            RENAME2: lambda node, body: self._renamed(node, struct.unpack_from("=Q", body)[0], body[16:]),
+            RENAME2: self._renamed_unless_exchanged,
             CREATE: lambda node, body: self._created(node, body[16:]),
             **dict.fromkeys((RELEASE, FLUSH, RELEASEDIR), lambda node, body: b""),
         }
+        for operation in unknown:
+            del self._acts[operation]
 
     def serve(self) -> None:
         """Until it is unmounted."""
@@ -91,7 +100,10 @@ class Volume:
         found = self._path(name).lstat()
         times = [moment // 10**9 for moment in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)]
         parts = [moment % 10**9 for moment in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)]
-        owner = (found.st_mode, found.st_nlink, found.st_uid, found.st_gid, 0, 4096, 0)
+        mode, uid, gid = found.st_mode, found.st_uid, found.st_gid
+        if self._fixed is not None:
+            mode, uid, gid = stat.S_IFMT(mode) | (0o755 if stat.S_ISDIR(mode) else 0o644), self._fixed, self._fixed
+        owner = (mode, found.st_nlink, uid, gid, 0, 4096, 0)
         return struct.pack("=6Q10I", found.st_ino, found.st_size, found.st_blocks, *times, *parts, *owner)
 
     def _status(self, node: int) -> bytes:
@@ -113,6 +125,12 @@ class Volume:
         path = self._below(node, name)
         self._path(path).touch(mode=0o666, exist_ok=False)
         return self._entry(path) + struct.pack("=QII", 0, 0, 0)
+
+    def _renamed_unless_exchanged(self, node: int, body: bytes) -> bytes:
+        target, flags = struct.unpack_from("=QI", body)
+        if flags & EXCHANGE:
+            raise OSError(errno.EINVAL, "unknown")
+        return self._renamed(node, target, body[16:])
 
     def _renamed(self, node: int, target: int, names: bytes) -> bytes:
         old, new = names.rstrip(b"\0").split(b"\0")
@@ -144,15 +162,17 @@ class Volume:
 
 
 @contextmanager
-def volume(source: Path, place: Path, *refused: int) -> Iterator[None]:
-    """Shows ``source`` at ``place``."""
+def volume(
+    source: Path, place: Path, *refused: int, unknown: tuple[int, ...] = (), fixed: int | None = None
+) -> Iterator[None]:
+    """Shows ``source`` at ``place``; the rest as for `Volume`."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions".encode()
     if libc.mount(b"test", os.fsencode(place), b"fuse", 0, options):
         os.close(fd)
         raise OSError(ctypes.get_errno(), "no FUSE here")
-    server = threading.Thread(target=Volume(source, fd, refused).serve, daemon=True)
+    server = threading.Thread(target=Volume(source, fd, refused, unknown, fixed).serve, daemon=True)
     server.start()
     try:
         yield

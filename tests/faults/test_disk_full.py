@@ -1,14 +1,18 @@
 """The disk fills: what was accepted stays, the upload lives on, and goes on once there is room."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
+from agentd.uploads import journal
+from tests.conftest import Daemon, StartDaemon
 from tests.faults.conftest import Mount, fill
 from tests.process.harness.waiting import eventually
 from tests.uploading import Client, content_of, reason, reset, running, sha256, tar_of
+
+Bind = Callable[[Path, Path], None]
 
 PART = 512 << 10
 CONTENT = content_of(4 * PART)
@@ -42,6 +46,19 @@ def test_a_refused_part_takes_no_room(mount: Mount, start_daemon: StartDaemon, k
     free = _free(root)
     assert client.part(session, 0, CONTENT[:PART]).status == 507
     assert _free(root) >= free - 4096
+
+
+def test_what_is_larger_than_a_file_may_be_is_refused_at_once(tmp_path: Path) -> None:
+    class Bounded(Daemon):
+        prefix = ("prlimit", "--fsize=10000000")
+
+    (tmp_path / "root").mkdir()
+    client = Client(Bounded(tmp_path / "root", tmp_path / "log", (), {}))
+    try:
+        assert reason(client.create("target", 20 << 20)) == (413, "request_too_large")
+        assert client.put("target", CONTENT).status == 200
+    finally:
+        assert client.daemon.term() == 0
 
 
 def test_a_full_disk_is_known_before_the_body_is_sent(mount: Mount, start_daemon: StartDaemon) -> None:
@@ -130,6 +147,52 @@ def test_a_full_disk_while_an_archive_is_unpacked_leaves_nothing_of_it(mount: Mo
     ballast.unlink()
     assert client.complete(session, sha256(archive)).status == 200
     assert len(list((root / "workspace/target").iterdir())) == 4
+
+
+def test_an_archive_that_would_leave_too_little_free_is_not_unpacked(mount: Mount, start_daemon: StartDaemon) -> None:
+    root = mount()
+    client = Client(start_daemon(*FLAGS[:2], "--uploads-min-free-bytes", "4MiB", root=root))
+    archive = tar_of({f"f{n}": content_of(PART) for n in range(5)})
+    session = client.begin_tar("target", archive)
+    client.send(session, archive)
+    assert reason(client.complete(session)) == (507, "insufficient_staging_space")
+    assert _free(root) >= 5 << 20
+    assert client.status(session)["status"] == "staged"
+
+
+def test_a_copy_beside_its_target_that_would_leave_too_little_free_is_not_made(
+    mount: Mount, bind: Bind, start_daemon: StartDaemon
+) -> None:
+    root = mount()
+    for name in ("source", "there"):
+        (root / name).mkdir()
+    bind(root / "source", root / "there")  # no rename leads there
+    client = Client(start_daemon(*FLAGS[:2], "--uploads-min-free-bytes", "5MiB", root=root))
+    session = client.begin("/there/target", len(CONTENT))
+    client.send(session, CONTENT)
+    assert reason(client.complete(session)) == (507, "insufficient_staging_space")
+    assert list((root / "there").iterdir()) == []
+    assert client.abort(session).status == 204
+
+
+def test_an_upload_whose_journal_has_no_room_left_is_aborted_on_a_full_disk(
+    mount: Mount, start_daemon: StartDaemon
+) -> None:
+    root = mount()
+    client = Client(start_daemon(*FLAGS, root=root))
+    session = client.begin("target", len(CONTENT))
+    client.send(session, CONTENT)
+    client.daemon.kill9()
+    with (root / "workspace/.nullspace/uploads/v1" / session["upload_id"] / "journal").open("r+b") as file:
+        made = journal.read(file.fileno())[0]
+        made.append(file.fileno(), [journal.Rollback(1.0)] * (-made.bytes_used % journal.PAGE // journal.RECORD.size))
+        os.ftruncate(file.fileno(), made.bytes_used)
+    client.daemon.restart()
+    fill(root, 0)
+    assert client.abort(session).status == 204
+    assert _free(root) > len(CONTENT) // 2
+    client.daemon.restart()
+    assert client.status(session)["status"] == "aborted"
 
 
 def _free(place: Path) -> int:

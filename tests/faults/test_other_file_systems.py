@@ -1,13 +1,15 @@
 """Targets that no rename from the staging area reaches: mounts below the root, and binds of one and the same disk."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults.conftest import Mount
-from tests.uploading import Client, content_of, sha256, tar_of
+from tests.filing import Filing, code
+from tests.uploading import Client, content_of, reason, sha256, tar_of
 
 CONTENT = content_of(2500)
 ARCHIVE = tar_of({"sub": None, "sub/f": CONTENT, "g": b"new"})
@@ -91,3 +93,24 @@ def test_a_wrong_digest_leaves_nothing_there(client: Client, place: Path) -> Non
     client.send(session, CONTENT)
     assert client.complete(session, sha256(b"")).status == 409
     assert list(place.iterdir()) == []
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Iterator[Path]:
+    """A file system whose files cannot be written to, mounted at /huge of the sandbox."""
+    place = tmp_path / "root/huge"
+    place.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "hugetlbfs", "none", place], capture_output=True).returncode:
+        pytest.skip("no hugetlbfs here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_what_a_file_system_does_not_take_is_no_fault_of_the_daemon(huge: Path, start_daemon: StartDaemon) -> None:
+    client = Client(start_daemon())
+    files = Filing(client.daemon, client.daemon.root / "workspace")
+    assert code(files.put("/huge/file", b"x")) == (409, "conflict")
+    assert code(files.write("/huge/file")) == (409, "conflict")
+    assert reason(client.put_tar("/huge/tree", ARCHIVE)) == (409, "conflict")
+    assert client.daemon.term() == 0
+    assert list(huge.iterdir()) == []

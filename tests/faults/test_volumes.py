@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.faults import fuse
 from tests.filing import FORM, Filing, code, form
-from tests.uploading import content_of
+from tests.uploading import Client, content_of, reason, tar_of
 
 CONTENT = content_of(300_000)
 MOST = (fuse.RENAME, fuse.RENAME2, fuse.SETATTR)
@@ -22,15 +22,15 @@ Volume = Callable[..., Path]
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Volume]:
-    """``volume(*refused)``: what is behind /volume of the sandbox. To be named before ``start_daemon``."""
+    """``volume(*refused, unknown=())``: what is behind /volume of the sandbox. To be named before ``start_daemon``."""
     with ExitStack() as stack:
 
-        def make(*refused: int) -> Path:
+        def make(*refused: int, unknown: tuple[int, ...] = ()) -> Path:
             source, place = tmp_path / "source", tmp_path / "root/volume"
             source.mkdir()
             place.mkdir(parents=True)
             try:
-                stack.enter_context(fuse.volume(source, place, *refused))
+                stack.enter_context(fuse.volume(source, place, *refused, unknown=unknown))
             except OSError as error:
                 pytest.skip(f"{error}")
             return source
@@ -90,3 +90,29 @@ def test_a_tree_is_copied_moved_back_and_removed_where_modes_are_refused(
     assert (files.home / "back/sub/file").read_bytes() == CONTENT
     assert files.op("remove", "/volume/tree").status == 204
     assert (os.listdir(source), files.left()) == ([], [])
+
+
+def test_what_has_to_be_new_is_a_file_where_the_volume_knows_neither_links_nor_renames_that_replace_nothing(
+    volume: Volume, start_daemon: StartDaemon
+) -> None:
+    source = volume(unknown=(fuse.RENAME2,))
+    client = Client(start_daemon())
+    files = Filing(client.daemon, client.daemon.root / "workspace")
+    assert files.put("/volume/written", CONTENT, conflict="error").status == 204
+    assert client.put("/volume/uploaded", CONTENT, conflict="error").status == 200
+    assert client.put_tar("/volume/tree", tar_of({"file": CONTENT}), conflict="error").status == 200
+    for name in ("written", "uploaded", "tree/file"):
+        assert (source / name).read_bytes() == CONTENT
+    assert reason(client.create("/volume/written", 1, conflict="error")) == (409, "target_conflict")
+    assert client.daemon.term() == 0
+    assert sorted(os.listdir(source)) == ["tree", "uploaded", "written"]
+
+
+def test_a_volume_that_refuses_to_rename_keeps_no_empty_entry_of_what_had_to_be_new(
+    volume: Volume, start_daemon: StartDaemon
+) -> None:
+    source = volume(fuse.RENAME, unknown=(fuse.RENAME2,))
+    client = Client(start_daemon())
+    assert client.put_tar("/volume/tree", tar_of({}), conflict="error").status == 403
+    assert client.daemon.term() == 0
+    assert os.listdir(source) == []

@@ -344,3 +344,22 @@ def test_a_daemon_that_dies_while_it_writes_elsewhere_leaves_nothing_there(files
     files.write("away/file", "old")
     die(files, "write.before_rename", lambda files: files.put("away/file", b"new"))
     assert (os.listdir(away), (away / "file").read_text()) == (["file"], "old")
+
+
+@pytest.mark.parametrize("whose", ["daemon", "somebody"])
+def test_what_a_daemon_that_dies_leaves_beside_a_target_is_deleted_by_the_next(
+    files: Filing, mount: Mount, whose: str
+) -> None:
+    away = mount(place=files.home / "away")
+    files.write("tree/file", "old")
+    files.daemon.restart(environment={"AGENTD_FAILPOINT": "move.before_rename=exit:2"})
+    with pytest.raises((ConnectionError, OSError)):
+        files.move("tree", "away/tree")
+    [left] = away.iterdir()
+    if whose == "somebody":
+        left.rename(files.home / "away/moved")
+        left.mkdir(mode=0o700)
+        (left / "own").touch()
+    files.daemon.restart(environment={})
+    assert sorted(os.listdir(away)) == ([] if whose == "daemon" else [left.name, "moved"])
+    assert whose == "daemon" or os.listdir(left) == ["own"]

@@ -198,6 +198,9 @@ def test_a_missing_token_is_said_together_with_what_helps(cli: Cli) -> None:
     done = cli.run("get", "/workspace/x")
     assert done.returncode == 1
     assert b"--token-file or AGENTD_TOKEN_FILE" in done.stderr
+    assert b"AGENTD_TOKEN is not read" not in done.stderr
+    cli.environment["AGENTD_TOKEN"] = "a-token"
+    assert b"AGENTD_TOKEN_FILE; AGENTD_TOKEN is not read)" in cli.run("get", "/workspace/x").stderr
 
 
 def test_a_failure_after_the_upload_began_names_its_id(cli: Cli, daemon: Daemon, place: Path) -> None:
@@ -256,9 +259,7 @@ def test_versions_are_ours_and_the_daemons(cli: Cli) -> None:
     assert (done.returncode, json.loads(done.stdout)["daemon"]) == (1, None)
 
 
-def test_what_is_no_command_is_said_and_what_a_status_means_too(cli: Cli) -> None:
-    done = cli.run("nonsense")
-    assert (done.returncode, b"there is no command 'nonsense'" in done.stderr) == (2, True)
+def test_the_help_says_what_a_status_means(cli: Cli) -> None:
     assert "127  there is no such command" in cli.says("--help")
 
 
@@ -267,6 +268,50 @@ def test_every_command_can_be_known_without_being_run(command: str) -> None:
     parser = importlib.import_module(f"agentd.cli.{command}").parser()
     assert parser.prog == f"agentd {command}"
     assert all(action.help for action in parser._actions if action.option_strings)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nonsense",), "agentd: there is no command 'nonsense'; see agentd --help"),
+        (("put",), "agentd put: the following arguments are required: FILE, TARGET; see agentd put --help"),
+        (("ps", "--no-such"), "agentd ps: unrecognized arguments: --no-such; see agentd ps --help"),
+        (
+            ("exec", "--timeout", "x"),
+            "agentd exec: argument --timeout: invalid seconds value: 'x'; see agentd exec --help",
+        ),
+        (("doctor", "x"), "agentd doctor: unrecognized arguments: x; see agentd doctor --help"),
+        (("health", "x", "y"), "agentd health: unrecognized arguments: y; see agentd health --help"),
+        (("manifest",), "agentd manifest: the following arguments are required: TARGET; see agentd manifest --help"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_line(cli: Cli, words: tuple[str, ...], said: str) -> None:
+    done = cli.run(*words)
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", f"{said}\n")
+
+
+def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
+    done = cli.run()
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", cli.says("--help"))
+
+
+@pytest.mark.parametrize(("command", "imported"), [("ls", "aiohttp"), ("serve", "uvloop"), ("version", "msgspec")])
+def test_ctrl_c_ends_a_command_that_is_still_being_loaded_without_a_word(
+    cli: Cli, place: Path, command: str, imported: str
+) -> None:
+    (place / f"{imported}.py").write_text("import time; print(end='.', flush=True); time.sleep(600)")
+    with cli.start(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:
+        assert process.stdout.read(1) == b"."  # type: ignore[union-attr]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""  # type: ignore[union-attr]
+    assert process.returncode == 130
+
+
+def test_what_a_download_brought_is_said_with_its_size(cli: Cli) -> None:
+    for content, said in ((b"abc", "3 B in "), (bytes(3 << 20), "3.0 MiB in ")):
+        cli.run("put", "-", "/workspace/x", given=content)
+        last = cli.run("get", "/workspace/x").stderr.decode().splitlines()[-1]
+        assert last.startswith(f"/workspace/x: {said}")
 
 
 def test_json_says_what_was_done(cli: Cli, place: Path) -> None:

@@ -73,6 +73,14 @@ def test_people_get_a_line_for_each_and_what_to_do(daemon: Daemon, tmp_path: Pat
     assert lines[at + 1].strip() == "-> name another sandbox directory with --root DIR"
 
 
+def test_where_there_is_no_token_to_ask_a_daemon_with_that_is_a_note(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "other/workspace/.nullspace").mkdir(0o700, parents=True)
+    _, found = doctor(tmp_path / "other", "--url", daemon.url)
+    assert (levels(found, "token"), levels(found, "daemon")) == ({"note"}, {"note"})
+    assert found["daemon"][0]["what"] == f"{daemon.url} answers, but there is no token to ask with"
+    assert found["daemon"][0]["advice"] == "name one with --token-file"
+
+
 def foreign(root: Path) -> None:
     (root / "workspace/.nullspace").mkdir(parents=True)
     os.chown(root / "workspace/.nullspace", 40001, 40001)

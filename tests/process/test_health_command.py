@@ -9,9 +9,10 @@ import tempfile
 from tests.conftest import ANSWER_SECONDS, Daemon, StartDaemon
 
 
-def health(*arguments: str, listen: str | None = None) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if name != "AGENTD_LISTEN"}
-    environment |= {} if listen is None else {"AGENTD_LISTEN": listen}
+def health(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """variables: AGENTD_LISTEN and AGENTD_URL, as ``listen`` and ``url``."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AGENTD_")}
+    environment |= {f"AGENTD_{name.upper()}": value for name, value in variables.items()}
     command = [sys.executable, "-m", "agentd", "health", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=environment)
 
@@ -19,6 +20,20 @@ def health(*arguments: str, listen: str | None = None) -> "subprocess.CompletedP
 def test_a_daemon_that_answers_is_healthy(daemon: Daemon) -> None:
     assert health(f"127.0.0.1:{daemon.port}").returncode == 0
     assert health(listen=f"0.0.0.0:{daemon.port},unix:/nowhere").returncode == 0
+
+
+def test_the_url_that_clients_use_is_asked_before_what_is_listened_at(daemon: Daemon) -> None:
+    assert health(url=daemon.url, listen="127.0.0.1:1").returncode == 0
+    assert health(url=f"{daemon.url}/v1").returncode == 0
+    assert health(f"127.0.0.1:{daemon.port}", url="http://127.0.0.1:1").returncode == 0
+
+
+def test_it_says_whom_it_asked_and_who_named_that(daemon: Daemon) -> None:
+    nobody = "127.0.0.1:1"
+    said = [ended.stderr for ended in (health(nobody), health(url=f"http://{nobody}"), health(listen=f"{nobody},fd:3"))]
+    asked = [f"{nobody}", f"http://{nobody} (AGENTD_URL)", f"{nobody} (AGENTD_LISTEN)"]
+    assert said == [f"agentd health: {one}: Connection refused\n" for one in asked]
+    assert "neither HOST:PORT nor http://HOST:PORT nor unix:PATH" in health(url="https://127.0.0.1").stderr
 
 
 def test_a_unix_socket_is_asked_too(start_daemon: StartDaemon) -> None:

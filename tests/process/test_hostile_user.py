@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import UNIT, Daemon
 from tests.process.harness import hostile
+from tests.process.harness.leases import leased
 from tests.process.harness.tracer import held
 from tests.process.harness.waiting import eventually
 from tests.processes import Shell, alive, running
@@ -22,7 +24,7 @@ from tests.processes import Shell, alive, running
 # All it does at first is to get away: its mark is spoilt, its session and its parents are left behind.
 AWAY = "ulimit -m 5; ulimit -x 5; (setsid sleep 1000 >/dev/null 2>&1 &)"
 MALLORY = 64003  # nobody else's here: all of the user's processes are stopped
-KILLED, STOPPED = 300, 40
+KILLED, STOPPED, HELD_UP = 300, 40, 50
 
 
 @pytest.fixture
@@ -68,6 +70,19 @@ def test_whoever_stops_his_own_processes_holds_up_no_others(daemon: Daemon) -> N
     for answer in begun:
         assert answer.status == 503 or shell.post(answer.json()["pid"], "kill") == 204
     assert alive(daemon.root) == []
+
+
+def test_whoever_holds_up_the_start_of_his_own_programs_holds_up_no_others(daemon: Daemon) -> None:
+    programs = [f"./program-{number}" for number in range(HELD_UP)]
+    shell, workspace = Shell(daemon), daemon.root / "workspace"
+    with leased(MALLORY, workspace, *programs), ThreadPoolExecutor(HELD_UP) as pool:
+        begun = [pool.submit(shell.exec, program, user=str(MALLORY), background=True) for program in programs]
+        assert eventually(lambda: len(alive(daemon.root)) == HELD_UP)
+        began = time.monotonic()
+        assert shell.exec("/bin/true").json()["exit_code"] == 0
+        assert time.monotonic() - began < UNIT
+        daemon.kill9()
+        assert all(answer.exception() for answer in begun)
 
 
 def test_one_that_gets_away_at_its_first_instruction_is_ended_all_the_same(daemon: Daemon) -> None:

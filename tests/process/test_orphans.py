@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,14 @@ from tests.process.harness.waiting import eventually
 from tests.processes import Shell
 
 ORPHANS = "i=0; while [ $i -lt 250 ]; do (sleep 0.0$((i % 10)) &) ; i=$((i+1)); done"
+
+# Processes beside it instead of below it (clone(2), CLONE_PARENT | SIGCHLD).
+SIBLINGS = """
+import ctypes, os, platform
+for _ in range(20):
+    if ctypes.CDLL(None).syscall({"x86_64": 56, "aarch64": 220}[platform.machine()], 0x8000 | 17, 0, 0, 0, 0) == 0:
+        os._exit(0)
+"""
 
 
 class First(Daemon):
@@ -68,3 +77,12 @@ def test_an_orphan_is_still_ended_with_its_command(daemon: tuple[Daemon, int]) -
     assert shell.post(command, "kill") == 204
     assert eventually(lambda: children(pid) == [])
     assert zombies(pid) == 0
+
+
+def test_what_a_command_has_made_its_sibling_is_reaped_and_robs_nobody(daemon: tuple[Daemon, int]) -> None:
+    shell, pid = Shell(daemon[0]), daemon[1]
+    with ThreadPoolExecutor(4) as pool:
+        codes = pool.map(lambda _: shell.exec(sys.executable, "-c", SIBLINGS).json()["exit_code"], range(8))
+        assert list(codes) == [0] * 8
+    assert shell.run("exit 3")["exit_code"] == 3
+    assert eventually(lambda: shell.exec("true").status == 200 and children(pid) == [])

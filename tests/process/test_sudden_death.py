@@ -92,7 +92,7 @@ def test_a_second_daemon_on_the_same_root_is_refused_and_disturbs_nothing(site: 
     sender.create(site.start())
     sender.put(site.daemon, 0)
     second = Site(site.start_daemon, site.place, site.away)
-    with pytest.raises(RuntimeError, match="agentd: root: another daemon holds the lock"):
+    with pytest.raises(RuntimeError, match=r"agentd: workspace: .*/workspace: another daemon serves this"):
         second.start()
     sender.send(site.daemon)
     sender.complete(site.daemon)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,10 +51,33 @@ def test_it_is_ready_at_once_and_tells_what_it_waits_for(warm: Daemon) -> None:
 def test_it_is_the_sandbox_when_the_call_has_been_answered(warm: Daemon) -> None:
     answer = init(warm, MINE)
     assert (answer.status, json.loads(answer.body)) == (200, {"sandbox_id": "sb_1"})
-    (warm.root / "workspace/project").mkdir()
     assert run(warm, "echo $GREETING; id -un; pwd").split("\n")[:2] == ["good morning", "nobody"]
     assert run(warm, "pwd").strip().endswith("/workspace/project")
     assert warm.call("GET", "/v1/machines/sb_2/files", token=OWN).status == 404
+
+
+def test_its_directory_is_made_and_its_user_s(warm: Daemon) -> None:
+    init(warm, MINE)
+    place = warm.root / "workspace/project"
+    assert (place.owner(), run(warm, "touch here")) == ("nobody", "")
+    warm.kill9()
+    shutil.rmtree(place)
+    warm.restart()
+    assert run(warm, "pwd").strip().endswith("/workspace/project")
+
+
+def test_a_directory_that_cannot_be_had_is_refused_and_nothing_is_kept(warm: Daemon) -> None:
+    (warm.root / "workspace/file").touch()
+    for place in ("/workspace/file", "/workspace/.nullspace/x"):
+        refused = init(warm, {**MINE, "cwd": place})
+        assert (refused.status, f"cwd: {place} cannot be used" in refused.body.decode()) == (400, True)
+    assert init(warm, MINE).status == 200
+
+
+def test_of_a_token_that_nobody_could_send_it_is_said_what_one_is(warm: Daemon) -> None:
+    refused = init(warm, {**MINE, "token": "a b"})
+    assert refused.status == 400
+    assert "token: 1 to 4096 printable ASCII characters without spaces, or sha256:" in refused.body.decode()
 
 
 def test_the_sandbox_s_own_token_takes_the_place_of_the_pool_s(warm: Daemon) -> None:
@@ -113,7 +137,6 @@ def test_what_cannot_be_changes_nothing(warm: Daemon, said: dict[str, object]) -
 
 def test_it_is_the_same_sandbox_after_a_restart_even_after_sigkill(warm: Daemon) -> None:
     init(warm, MINE)
-    (warm.root / "workspace/project").mkdir()
     warm.kill9()
     warm.restart()
     assert run(warm, "echo $GREETING") == "good morning\n"
@@ -122,7 +145,6 @@ def test_it_is_the_same_sandbox_after_a_restart_even_after_sigkill(warm: Daemon)
 
 def test_the_token_is_told_to_nobody(warm: Daemon) -> None:
     init(warm, {**MINE, "default_user": "root"})
-    (warm.root / "workspace/project").mkdir()
     assert OWN not in run(warm, "env; cat /proc/self/environ")
     assert OWN not in json.dumps(warm.log())
     kept = warm.root / "workspace/.nullspace/init"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.config import ConfigError, Loaded, add_flags, describe, load
+from tests.docs import dialects
 
 
 def flags(*arguments: str) -> dict[str, object]:
@@ -110,5 +111,51 @@ def test_every_key_says_what_it_means_and_has_its_flag_and_variable() -> None:
 
 
 def test_a_limit_of_open_files_under_which_no_shell_works_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"processes.open_files: Expected `int` >= 128"):
+    with pytest.raises(ConfigError, match=r"processes.open_files: '64' is not a whole number, at least 128"):
         load(None, {}, {"processes.open_files": "64"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("drain_timeout", "1d", "'1d' is not a number of seconds, at least 0"),
+        ("handles.lifetime", "2e9", "'2e9' is not a number of seconds, above 0, at most 1,000,000,000"),
+        ("limits.unauthenticated_per_second", "x", "'x' is not a number, above 0"),
+        ("uploads.part_size", "8 bananas", "'8 bananas' is not a size such as 4096 or 8MiB, at least 1"),
+        ("processes.nice", "20", "'20' is not a whole number, at least -20, at most 19"),
+        ("uploads.durability", "foo", "'foo' is not one of power, process"),
+        ("insecure", "perhaps", "'perhaps' is not true or false"),
+        ("workspace", "here", "'here' is not an absolute path"),
+        ("public_url", "here", "'here' is not an http or https URL"),
+        ("root", "", "'' is not a text that is not empty"),
+        ("listen", [], "[] is not a list of one or more, whose items are each a text"),
+        ("dialects", "x", "'x' is not a list whose items are each one of blackbox, conway, daytona, duvo, nullspace"),
+        ("dialect_at_root", "x", "'x' is not one of blackbox, conway, daytona, duvo, nullspace"),
+    ],
+)
+def test_what_a_value_has_to_be_is_said_in_words(key: str, value: object, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, {key: value})
+    assert str(caught.value).startswith(f"{key}: {said} (flag --")
+
+
+def test_of_every_key_it_is_known_in_words_what_its_value_has_to_be() -> None:
+    for setting in describe():
+        with pytest.raises(ConfigError) as caught:
+            load(None, {}, {setting.key: {}})
+        assert str(caught.value).startswith(f"{setting.key}: {{}} is not ")
+
+
+def test_a_token_is_no_value(tmp_path: Path) -> None:
+    said = "a token is never a value here, where others could read it: name its file, with AGENTD_TOKEN_FILE"
+    with pytest.raises(ConfigError, match=f"AGENTD_TOKEN: {said}"):
+        load(None, {"AGENTD_TOKEN": "secret"}, {})
+    with pytest.raises(ConfigError, match=f"token: {said}"):
+        load(file(tmp_path, "token = 'secret'"), {}, {})
+
+
+def test_the_dialects_are_those_that_there_are() -> None:
+    there = {dialect.name for dialect in dialects()} - {"agentd"}
+    assert {*load(None, {}, flags("--dialects", ",".join(there))).config.dialects} == there
+    with pytest.raises(ConfigError, match="dialect_at_root: conway is not one of the dialects that are served"):
+        load(None, {}, flags("--dialects", "duvo", "--dialect-at-root", "conway"))

@@ -148,10 +148,13 @@ def daemon(place: Place, url: str | None) -> Iterator[Finding]:
         return
     path = token_file(place)
     try:
-        words = Path(path).read_text(errors="replace").split() if path else []
+        words = Path(path).read_text(errors="replace").split() if path and os.path.exists(path) else []
         client = Client(wanted, token=words[0] if words else None, retries=0)
-    except (OSError, ValueError) as error:
-        yield Finding("daemon", BROKEN, said(error) if isinstance(error, OSError) else str(error), "see --url")
+    except OSError as error:
+        yield Finding("daemon", BROKEN, f"{path}: {said(error)}", "name its token with --token-file")
+        return
+    except ValueError as error:
+        yield Finding("daemon", BROKEN, str(error), "see --url")
         return
     try:
         version, filesystem, durable = asyncio.run(_asked(client))
@@ -159,6 +162,10 @@ def daemon(place: Place, url: str | None) -> Iterator[Finding]:
         level, advice = (BROKEN, "start it: agentd serve") if url else (NOTE, "")
         yield Finding("daemon", level, f"none answers at {wanted}: {error or 'it takes too long'}", advice)
     except ApiError as error:
+        if error.status == 401 and not words:
+            what = f"{wanted} answers, but there is no token to ask with"
+            yield Finding("daemon", NOTE, what, "name one with --token-file")
+            return
         advice = "name its token with --token-file" if error.status == 401 else "look at its log"
         yield Finding("daemon", DEGRADED, f"{wanted} answers: {error.detail} (HTTP {error.status})", advice)
     else:

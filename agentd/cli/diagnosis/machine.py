@@ -13,8 +13,9 @@ from pathlib import Path
 
 from agentd import __version__
 from agentd.cli.diagnosis import BROKEN, DEGRADED, NOTE, OK, Check, Finding, Place, said
-from agentd.errors import AgentError
+from agentd.errors import AgentError, NotSupported
 from agentd.linux.cgroups import own_directory
+from agentd.linux.features import missing_calls
 from agentd.linux.inotify import Inotify
 
 OLDEST_PYTHON = (3, 11)
@@ -22,6 +23,10 @@ PACKAGES = {"aiohttp": "aiohttp", "uvloop": "uvloop", "msgspec": "msgspec", "xxh
 MIN_FILES = 256  # beside the connections
 MIN_WATCHES = 8192
 MIN_INSTANCES = 16
+WITHOUT = {
+    "pidfd": "commands end with the daemon, and their ends are looked for",
+    "memfd": "sessions, code for a shell and credentials for git are refused, and each command takes 20 ms more",
+}
 
 
 def python(_: Place) -> Iterator[Finding]:
@@ -45,13 +50,12 @@ def _version(package: str) -> str:
 
 def kernel(_: Place) -> Iterator[Finding]:
     release = f"Linux {os.uname().release}"
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        advice = "commands cannot be run: Linux 5.3 or later is needed, and a seccomp profile that lets pidfd_open(2)"
-        yield Finding("kernel", BROKEN, f"{release}: pidfd_open: {error.strerror}", advice)
-    else:
+    missing = missing_calls()
+    if not missing:
         yield Finding("kernel", OK, release)
+    for name in missing:
+        advice = "Linux 5.3 or later has it, and a seccomp profile has to let it"
+        yield Finding("kernel", DEGRADED, f"{release} has no {name}: {WITHOUT[name]}", advice)
     if not os.path.exists("/proc/self/fd"):
         yield Finding("proc", BROKEN, "/proc is not mounted", "mount it: mount -t proc proc /proc")
     elif not os.path.exists("/proc/1/stat"):
@@ -87,6 +91,9 @@ def inotify(_: Place) -> Iterator[Finding]:
         Inotify().close()
         limits = Path("/proc/sys/fs/inotify")
         watches, instances = (int((limits / f"max_user_{name}").read_text()) for name in ("watches", "instances"))
+    except NotSupported as error:
+        yield Finding("inotify", DEGRADED, error.detail, "have the calls of inotify(7) allowed")
+        return
     except AgentError as error:
         yield Finding("inotify", DEGRADED, error.detail, "raise fs.inotify.max_user_instances (sysctl)")
         return

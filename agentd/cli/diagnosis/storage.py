@@ -9,7 +9,7 @@ from agentd.cli.diagnosis import BROKEN, DEGRADED, NOTE, OK, Check, Finding, Pla
 from agentd.cli.progress import size
 from agentd.errors import AgentError
 from agentd.linux import syscalls
-from agentd.linux.features import features
+from agentd.linux.features import ATTEMPTS, features
 from agentd.linux.identity import acting_as
 from agentd.uploads.staging import can_sync
 
@@ -44,7 +44,8 @@ def file_system(place: Place) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("file system", BROKEN, f"the workspace's file system fails: {said(error)}", ELSEWHERE)
         return
-    known = {**_named(found["features"]), "o_tmpfile": _has_nameless_files(place.scratch)}
+    named = {name: works for name, works in _named(found["features"]).items() if name in ATTEMPTS}
+    known = {**named, "o_tmpfile": _has_nameless_files(place.scratch)}
     missing = [name for name, works in known.items() if not works]
     what = f"{found['filesystem']}: {', '.join(name for name in known if name not in missing)}"
     yield Finding("file system", OK, what)
@@ -111,7 +112,7 @@ def workspace(place: Place) -> Iterator[Finding]:
     except AgentError:
         return  # said by `users`
     except OSError as error:
-        if error.errno == errno.ENOSYS:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
             return
         advice = f"chown {name} {path}, or name its owner with --default-user"
         yield Finding("workspace", DEGRADED, f"user {name} may not write to {path}: commands will fail there", advice)

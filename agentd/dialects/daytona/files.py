@@ -26,6 +26,7 @@ from agentd.files.traversal import batches
 from agentd.http.codec import encode
 from agentd.http.endpoint import Call, Endpoint, StreamResult, TextResult
 from agentd.linux.places import Place, Places
+from agentd.linux.steps import Steps, in_steps
 from agentd.linux.threads import in_thread
 
 _TOGETHER = 500  # entries
@@ -244,14 +245,14 @@ class FileRows:
     async def replace(self, call: Call) -> list[Replaced]:
         body: ReplaceBody = call.data
 
-        def change(path: str) -> Replaced:
+        def change(path: str) -> Steps[Replaced]:
             try:
-                self._editing.replace([self._place(path)], body.pattern, body.new_value, literal=True)
+                yield from self._editing.replace([self._place(path)], body.pattern, body.new_value, literal=True)
             except AgentError as error:
                 return Replaced(path, False, error.detail)
             return Replaced(path, True)
 
-        return [await in_thread(change, path, pool=CHANGES) for path in body.files]
+        return [await in_steps(change(path), CHANGES) for path in body.files]
 
     def _place(self, path: str) -> Place:
         return place_of(self._places, path)

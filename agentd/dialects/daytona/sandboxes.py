@@ -20,7 +20,8 @@ from agentd.http.repeats import KEY, Repeats
 from agentd.linux.meter import Meter
 from agentd.linux.places import Places
 from agentd.linux.threads import in_thread
-from agentd.processes.handles import Handle, Handles, Lease, NewHandle
+from agentd.processes.handle import Handle, Lease, NewHandle
+from agentd.processes.handles import Handles
 
 MOUNTS = ("/daytona/api",)
 MINUTE = 60.0

@@ -20,6 +20,7 @@ from agentd.files.moving import Moving
 from agentd.files.operations import Entry
 from agentd.http.endpoint import Call, Endpoint
 from agentd.linux.places import Place, Places
+from agentd.linux.steps import Steps, in_steps
 from agentd.linux.threads import in_thread
 
 _CHANGE_ERRORS = (*PATH_ERRORS, errors.Conflict, errors.ReadOnlyFileSystem, errors.NoSpace)
@@ -201,12 +202,12 @@ class EntryRows:
     async def replace(self, call: Call) -> Replacements:
         body: ReplaceBody = call.data
 
-        def change() -> Replacements:
+        def change() -> Steps[Replacements]:
             places = [self._place(path, body.user) for path in body.files]
-            done = self._editing.replace(places, body.pattern, body.replacement, literal=body.literal)
+            done = yield from self._editing.replace(places, body.pattern, body.replacement, literal=body.literal)
             return Replacements(done.replacements, done.modified, done.skipped, done.binary)
 
-        return await in_thread(change, pool=CHANGES)
+        return await in_steps(change(), CHANGES)
 
     async def _between(self, act: Callable[[Place, Place, ConflictMode], Entry], body: MoveBody) -> FileInfo:
         def run() -> Entry:

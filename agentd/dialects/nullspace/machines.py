@@ -19,7 +19,8 @@ from agentd.http.endpoint import Call, Endpoint
 from agentd.http.repeats import KEY, Repeats
 from agentd.linux.meter import Meter
 from agentd.linux.places import Places
-from agentd.processes.handles import Act, Handle, Handles, Lease, NewHandle
+from agentd.processes.handle import Act, Handle, Lease, NewHandle
+from agentd.processes.handles import Handles
 
 MOUNTS = ("/v1/machines", "/v1/sandboxes")
 LIVES_MS = 300_000

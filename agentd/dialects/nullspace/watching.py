@@ -18,6 +18,7 @@ from agentd.errors import AgentError, InvalidRequest
 from agentd.files import event as words
 from agentd.files.watch import Watch, Watches
 from agentd.http.codec import decode_json, encode
+from agentd.http.ending import Ending
 from agentd.http.endpoint import Call, Endpoint, StreamResult
 from agentd.http.events import NDJSON, SSE, Event, stream
 from agentd.http.socket import Socket
@@ -29,7 +30,6 @@ _LAST_WORDS = {
     words.REMOVED: "it was removed",
     words.MOVED: "it, or a directory above it, was moved",
     words.UNMOUNTED: "its file system was unmounted",
-    words.DRAINING: "the daemon ends; watch again",
 }
 
 
@@ -71,8 +71,8 @@ class WatchRows:
         """What cannot be watched is refused; from the answer's first line (``started``) on, every change is told."""
         async with AsyncExitStack() as stack:
             params: WatchParams = call.params
-            watch = await self._open(stack, params, call.draining)
-            return stream(call, _told(watch, stack.pop_all()), (NDJSON, SSE))
+            watch = await self._open(stack, params, call.ending)
+            return stream(call, _told(watch, call.ending), (NDJSON, SSE), held=stack.pop_all())
         raise AssertionError("unreachable")
 
     async def converse(self, call: Call, socket: Socket) -> None:
@@ -90,24 +90,25 @@ class WatchRows:
     async def _tell(self, wanted: FileWatch, socket: Socket) -> None:
         try:
             async with AsyncExitStack() as stack, asyncio.timeout(wanted.timeout_secs) as time:
-                watch = await self._open(stack, wanted, socket.draining)
+                watch = await self._open(stack, wanted, socket.ending)
                 await _send(socket, "file_watch_started", wanted.id)
                 async for batch in watch:
                     for event in batch:
                         for frame in _frames(event):
                             await _send(socket, "file_event", wanted.id, **frame)
-            message = f"{watch.path} is watched no longer: {_LAST_WORDS[watch.ended or words.REMOVED]}"
-            await _send(socket, "error", wanted.id, message=message, code=watch.ended)
+            code = _reason(watch, socket.ending)
+            message = f"{watch.path} is watched no longer: {_LAST_WORDS.get(code, socket.ending.why)}"
+            await _send(socket, "error", wanted.id, message=message, code=code)
         except TimeoutError:
             if not time.expired():
                 raise
         except AgentError as error:
             await _send(socket, "error", wanted.id, message=f"{error.code}: {error.detail}", code=error.code)
 
-    async def _open(self, stack: AsyncExitStack, wanted: WatchParams | FileWatch, until: asyncio.Event) -> Watch:
+    async def _open(self, stack: AsyncExitStack, wanted: WatchParams | FileWatch, ending: Ending) -> Watch:
         place = await in_thread(self._places.find, wanted.path, user_name(wanted.user))
         return await stack.enter_async_context(
-            self._watches.watch(place, recursive=wanted.recursive, until=until),
+            self._watches.watch(place, recursive=wanted.recursive, until=ending.begun),
         )
 
 
@@ -125,18 +126,20 @@ async def _send(socket: Socket, kind: str, ident: str, **values: Any) -> None:
     await socket.send(encode({"type": kind, "id": ident, **values}).decode())
 
 
-async def _told(watch: Watch, held: AsyncExitStack) -> AsyncGenerator[Event, None]:
-    """held: what ends the watch."""
-    async with held:
-        yield Event({"event": "started", "path": watch.path}, "started")
-        try:
-            async for batch in watch:
-                for event in batch:
-                    yield Event(_value(event), event.kind)
-            yield Event({"event": "end", "path": watch.path, "reason": watch.ended}, "end")
-        except AgentError as error:
-            value = {"event": "end", "path": watch.path, "reason": error.code, "detail": error.detail}
-            yield Event(value, "end")
+async def _told(watch: Watch, ending: Ending) -> AsyncGenerator[Event, None]:
+    yield Event({"event": "started", "path": watch.path}, "started")
+    try:
+        async for batch in watch:
+            for event in batch:
+                yield Event(_value(event), event.kind)
+        yield Event({"event": "end", "path": watch.path, "reason": _reason(watch, ending)}, "end")
+    except AgentError as error:
+        value = {"event": "end", "path": watch.path, "reason": error.code, "detail": error.detail}
+        yield Event(value, "end")
+
+
+def _reason(watch: Watch, ending: Ending) -> str:
+    return ending.word if watch.ended in (None, words.DRAINING) else watch.ended
 
 
 def _value(event: words.Event) -> dict[str, object]:

@@ -1,13 +1,20 @@
 """What a pattern finds, and that none of them holds the daemon."""
 
+import asyncio
 import itertools
 import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentd.errors import InvalidRequest, RequestTooLarge
+from agentd.files import patterns
 from agentd.files.patterns import LENGTH_LIMIT, compiled
+from agentd.linux.steps import finish, in_steps
+from agentd.linux.threads import DISK
+from tests.conftest import UNIT
 
 HOSTILE = ["(a+)+$", "(a|a)*b", "(.*)*x", "(?:a?){1000}a{1000}", "(?:(?:a{900}){900}){900}", "((a{0,99}){0,99}){0,99}b"]
 
@@ -76,16 +83,37 @@ def test_no_expression_takes_long_or_keeps_others_waiting(text: str) -> None:
 
 @pytest.mark.parametrize("literal", [True, None])
 def test_every_match_is_replaced_by_the_text_as_it_stands(literal: bool | None) -> None:
-    assert compiled("fo", literal=literal).replaced(b"fo of fo", rb"\1$0") == (rb"\1$0 of \1$0", 2)
-    assert compiled("fo", literal=literal).replaced(b"none", b"x") == (b"none", 0)
+    assert finish(compiled("fo", literal=literal).replaced(b"fo of fo", rb"\1$0")) == (rb"\1$0 of \1$0", 2)
+    assert finish(compiled("fo", literal=literal).replaced(b"none", b"x")) == (b"none", 0)
 
 
 def test_empty_matches_are_replaced_between_characters_never_within() -> None:
-    assert compiled("x*").replaced("éxa".encode(), b"-") == ("-é--a-".encode(), 4)
+    assert finish(compiled("x*").replaced("éxa".encode(), b"-")) == ("-é--a-".encode(), 4)
 
 
 @pytest.mark.parametrize("text", ["a", "a|b"])
 def test_a_text_that_grows_beyond_the_limit_is_refused_before_it_fills_the_memory(text: str) -> None:
-    assert compiled(text).replaced(b"a" * 10, b"xy", 20) == (b"xy" * 10, 10)
+    assert finish(compiled(text).replaced(b"a" * 10, b"xy", 20)) == (b"xy" * 10, 10)
     with pytest.raises(RequestTooLarge):
-        compiled(text).replaced(b"a" * (1 << 20), b"x" * (1 << 20), 1 << 22)
+        finish(compiled(text).replaced(b"a" * (1 << 20), b"x" * (1 << 20), 1 << 22))
+
+
+@given(st.text("ab", min_size=1, max_size=4), st.text("ab", max_size=40), st.integers(5, 9))
+def test_a_text_is_replaced_in_pieces_as_it_is_at_once(text: str, data: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patterns, "_PIECE", piece)
+        made, count = finish(compiled(text, literal=True).replaced(data.encode(), b"-"))
+    assert (made.decode(), count) == (data.replace(text, "-"), data.count(text))
+
+
+async def test_a_replacement_is_given_up_between_two_matches() -> None:
+    steps = compiled("[a]").replaced(b"a" * (8 << 20), b"b")
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await in_steps(steps, DISK)
+    assert time.monotonic() - began < UNIT
+
+
+def test_a_text_is_replaced_in_many_steps_none_of_which_holds_all_threads_for_long() -> None:
+    assert len(list(compiled("a").replaced(b"a" * (8 << 20), b"b"))) == 32

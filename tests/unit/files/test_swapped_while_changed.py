@@ -20,9 +20,11 @@ from agentd.linux.identity import Identity
 from agentd.linux.places import Place
 from agentd.linux.reserved import inode
 from agentd.linux.root import Root
+from agentd.linux.steps import finish
 from tests.swapping import outcomes, swapping
 
 EVE, DAEMON = Identity(40002, 40002, (40002,), "eve", "/"), Identity(0, 0, (0,), "root", "/")
+NAMES = ("victim", "trap")
 EXPECTED = {
     *("done", "PermissionDenied", "PathReserved", "NotFound", "Unavailable", "Conflict", "IsADirectory"),
     *("NotADirectory", "InvalidRequest", "TooManyLinks", "InvalidPath"),
@@ -31,7 +33,7 @@ EXPECTED = {
 
 @dataclass
 class House:
-    """victim: a directory of eve's, as an fd that goes along wherever it is moved."""
+    """victim: a directory of eve's, as an fd that goes along wherever it is moved. bait: where her link leads."""
 
     top: Path
     victim: int
@@ -39,10 +41,13 @@ class House:
     writing: Writing
     moving: Moving
     editing: Editing
+    bait: str = ""
 
     def refill(self) -> None:
         if not os.fstat(self.victim).st_nlink:
             self._make_again()
+        if self.bait:
+            self.lay_trap()
         for name in ("dir", "dir/sub"):
             if not self.has(name):
                 os.mkdir(name, dir_fd=self.victim)
@@ -57,11 +62,17 @@ class House:
         os.chown(fresh, EVE.uid, EVE.gid)
         os.close(self.victim)
         self.victim = os.open(fresh, os.O_RDONLY)
-        for name in ("victim", "trap", "third"):
+        for name in NAMES:
             with suppress(FileExistsError):
                 place = str(self.top / "workspace" / name)
                 syscalls.renameat2(syscalls.AT_FDCWD, str(fresh), syscalls.AT_FDCWD, place, syscalls.RENAME_NOREPLACE)
                 return
+
+    def lay_trap(self) -> None:
+        for name in NAMES:
+            with suppress(FileExistsError):
+                (self.top / "workspace" / name).symlink_to(self.bait)
+                os.chown(self.top / "workspace" / name, EVE.uid, EVE.gid, follow_symlinks=False)
 
     def has(self, name: str) -> bool:
         try:
@@ -89,7 +100,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     root = Root(str(top))
     reserved = os.open(top / "workspace/.nullspace", os.O_RDONLY)
     root.reserve(reserved)
-    drafts, files = Drafts(reserved, 0), Files(root, root.users)
+    drafts, files = Drafts(root, reserved, 0), Files(root, root.users)
     writing, changes = Writing(root, files, drafts, durable=False), Changes(root, root.users, files, drafts)
     own = inode(os.fstat(reserved))
     moving = Moving(root, files, writing, changes, drafts, reserved=own, durable=False)
@@ -108,7 +119,7 @@ ACTS: dict[str, Callable[[House], object]] = {
     "write": lambda house: house.writing.write(place(f"{HERE}/file"), b"new"),
     "write deep": lambda house: house.writing.write(place(f"{HERE}/new/deep/file"), b"new"),
     "append": lambda house: house.writing.append(place(f"{HERE}/file"), b"new"),
-    "replace": lambda house: house.editing.replace([place(f"{HERE}/file")], "s", "S"),
+    "replace": lambda house: finish(house.editing.replace([place(f"{HERE}/file")], "s", "S")),
     "mkdir": lambda house: house.changes.make_directory(place(f"{HERE}/new/dir")),
     "mode": lambda house: house.changes.set_mode(place(f"{HERE}/file"), 0o666),
     "mode of the directory": lambda house: house.changes.set_mode(place(f"{HERE}/dir"), 0o777),
@@ -160,12 +171,11 @@ def attempt(house: House, act: Callable[[House], object]) -> str:
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("target", ["private", "reserved"])
 def test_a_directory_swapped_for_a_link_leads_no_change_astray(house: House, act: str, target: str) -> None:
-    trap = house.top / "workspace/trap"
-    trap.symlink_to("/private" if target == "private" else "/workspace/.nullspace")
-    os.chown(trap, EVE.uid, EVE.gid, follow_symlinks=False)
+    house.bait = "/private" if target == "private" else "/workspace/.nullspace"
+    house.lay_trap()
     secrets = [house.top / "private", house.top / "workspace/.nullspace"]
     before = [state(path) for path in secrets]
-    with swapping(house.top / "workspace/victim", trap):
+    with swapping(house.top / "workspace/victim", house.top / "workspace/trap"):
         seen = outcomes(lambda: attempt(house, ACTS[act]))
     assert set(seen) <= EXPECTED
     assert [state(path) for path in secrets] == before

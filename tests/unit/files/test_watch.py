@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -289,6 +290,23 @@ async def test_a_slow_reader_is_told_that_events_were_lost_and_sees_what_comes_t
         await seen.all()
         (top / "workspace/tree/a/file").touch()
         assert await seen.all() == [("create", "a/file")]
+
+
+async def test_a_reader_that_leaves_does_not_wait_for_the_rest_of_what_happened(follow: Follow, top: Path) -> None:
+    one, other, took = top / "workspace/tree/one", top / "workspace/tree/other", list[float]()
+    one.mkdir()
+    async with asyncio.TaskGroup() as group, follow() as seen:
+        for leaves in (False, True):
+            for _ in range(2000):
+                one.rename(other)
+                other.rename(one)
+            began = time.perf_counter()
+            reading = group.create_task(anext(seen.watch))
+            await asyncio.wait([reading], timeout=0.01 if leaves else None)
+            reading.cancel()
+            await asyncio.wait([reading])
+            took.append(time.perf_counter() - began)
+    assert took[1] < took[0] / 2
 
 
 async def test_a_watch_of_the_whole_sandbox_leaves_out_the_systems_own_files(follow: Follow, top: Path) -> None:

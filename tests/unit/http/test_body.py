@@ -208,3 +208,52 @@ async def test_what_cannot_be_discarded_ends_the_connection(open_door: OpenDoor)
     peer = await (await open_door(Endpoint("PUT", "/no", "no", put), body_stall_timeout=0.05)).connect()
     await peer.send("PUT /no", b"half", "Content-Length: 8")
     assert (await peer.answer())[1]["connection"] == "close"
+
+
+async def test_a_long_rest_is_not_discarded_to_its_end(open_door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentd.http.body.DISCARD_BYTES", MIB)
+    calls = []
+
+    async def put(call: Call) -> object:
+        calls.append(call)
+        await call.body.discard()
+        return {}
+
+    peer = await (await open_door(Endpoint("PUT", "/no", "no", put))).connect()
+    await peer.send("PUT /no", b"x" * 8 * MIB)
+    status, headers, _ = await peer.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert calls[0].body.received < 4 * MIB
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+async def test_a_client_that_sends_nothing_more_gets_its_answer_and_an_end(open_door: OpenDoor, size: int) -> None:
+    async def put(call: Call) -> object:
+        received = await call.body.receive(lambda piece: None, 64 * MIB)
+        await asyncio.sleep(0.1)
+        return {"received": received}
+
+    peer = await (await open_door(Endpoint("PUT", "/slow", "slow", put))).connect()
+    await peer.send("PUT /slow", b"x" * size)
+    peer.finish()
+    assert await peer.json() == {"received": size}
+    assert await peer.ended()
+
+
+async def test_a_client_that_sends_nothing_more_is_not_waited_for_without_end(
+    open_door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.http.connection.HALF_OPEN_SECONDS", 0.05)
+    over = asyncio.Event()
+
+    async def wait(_: Call) -> object:
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            over.set()
+
+    peer = await (await open_door(Endpoint("PUT", "/wait", "wait", wait))).connect()
+    await peer.send("PUT /wait", b"all of it")
+    peer.finish()
+    await over.wait()
+    assert await peer.ended()

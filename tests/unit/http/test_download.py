@@ -25,11 +25,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def door(open_door: OpenDoor, path: Path) -> Door:
+async def door(open_door: OpenDoor, path: Path, request: pytest.FixtureRequest) -> Door:
+    """With a stall timeout of its parameter, or a short one."""
+
     async def give(_: Call) -> FileResult:
         return FileResult(os.open(path, os.O_RDONLY), SIZE, 0.0, "f", "v1")
 
-    return await open_door(Endpoint("GET", "/give", "give", give), body_stall_timeout=STALL)
+    stall = getattr(request, "param", STALL)
+    return await open_door(Endpoint("GET", "/give", "give", give), body_stall_timeout=stall)
 
 
 async def asked(door: Door, *headers: str) -> asyncio.StreamReader:
@@ -100,6 +103,7 @@ async def test_a_slow_client_gets_everything_as_long_as_it_takes_something(door:
     assert len(await answer.readexactly(SIZE - (5 << 20))) > 0
 
 
+@pytest.mark.parametrize("door", [20 * UNIT], indirect=True)
 async def test_clients_that_take_nothing_hold_no_thread(door: Door) -> None:
     slow = [await asked(door) for _ in range(DISK.size + 4)]
     status, _, body = await door.ask("GET /give", b"", "Range: bytes=0-9")

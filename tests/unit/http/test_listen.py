@@ -154,3 +154,29 @@ def test_an_fd_that_is_nothing_to_listen_at_is_left_as_it_is(kind: tuple[int, in
         with pytest.raises(ValueError, match="is not a stream socket"):
             listen.bind(f"fd:{given.fileno()}")
         assert os.fstat(given.fileno())
+
+
+@pytest.mark.usefixtures("directory")
+@pytest.mark.parametrize("address", ["unix:socket", "unix:./socket", "fd", "127.0.0.1", "localhost"])
+def test_what_is_listened_at_already_is_refused_and_left_as_it_is(address: str) -> None:
+    with listen.bind("127.0.0.1:0")[0] as tcp, listen.bind("unix:socket")[0] as unix:
+        kinds = {"fd": f"fd:{tcp.fileno()}", **dict.fromkeys(("127.0.0.1", "localhost"), f"{address}:{port(tcp)}")}
+        with pytest.raises(ValueError, match="already"):
+            listen.bind(kinds.get(address, address), (), (tcp, unix))
+        assert os.fstat(tcp.fileno())
+        unix.listen()
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect("socket")
+
+
+def port(bound: socket.socket) -> int:
+    found: int = bound.getsockname()[1]
+    return found
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_a_socket_without_an_address_is_refused(family: int) -> None:
+    with socket.socket(family) as given:
+        with pytest.raises(ValueError, match="without an address"):
+            listen.bind(f"fd:{given.fileno()}")
+        assert os.fstat(given.fileno())

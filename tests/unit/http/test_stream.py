@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -185,6 +186,26 @@ async def test_what_lasts_does_not_hold_up_a_drain(open_door: OpenDoor) -> None:
         await reader.read()
 
 
+async def test_what_is_held_for_a_stream_is_closed_though_nothing_of_it_was_asked_for(open_door: OpenDoor) -> None:
+    held = AsyncExitStack()
+    source, closed = Source(b"x", held=held), asyncio.Event()
+    held.callback(closed.set)
+    door = await open_door(*source.rows)
+    assert (await door.ask("HEAD /s"))[0] == 200
+    assert (source.asked, closed.is_set()) == (0, True)
+
+
+async def test_what_is_held_for_a_stream_is_closed_after_it(open_door: OpenDoor) -> None:
+    held = AsyncExitStack()
+    source = Source(b"x", held=held)
+    order: list[bool] = []
+    held.callback(lambda: order.append(source.closed.is_set()))
+    door = await open_door(*source.rows)
+    _, peer, _ = await begun(door)
+    peer.reset()
+    await until(lambda: order == [True])
+
+
 async def test_what_does_not_last_is_finished_during_a_drain(open_door: OpenDoor) -> None:
     source = Source(b"x")
     door = await open_door(*source.rows)
@@ -200,7 +221,7 @@ async def test_what_does_not_last_is_finished_during_a_drain(open_door: OpenDoor
 async def test_a_stream_that_listens_says_its_last_words(open_door: OpenDoor) -> None:
     async def chunks(call: Call) -> AsyncIterator[bytes]:
         yield b"x"
-        await call.draining.wait()
+        await call.ending.begun.wait()
         yield b"cursor 1"
 
     async def handler(call: Call) -> StreamResult:

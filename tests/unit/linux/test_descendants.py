@@ -14,6 +14,7 @@ import pytest
 from agentd.linux.descendants import LOCKS, RSS, TOP, end_all, find, signal_all
 from agentd.linux.identity import Identity
 from agentd.linux.spawn import Child, Settings, spawn
+from agentd.linux.steps import finish
 from tests.conftest import UNIT
 from tests.process.harness.deaf import deaf
 from tests.process.harness.waiting import eventually
@@ -21,7 +22,15 @@ from tests.unit.linux.conftest import BOB
 
 Start = Callable[..., Child]
 
+# Its first thread ends (exit(2)), and the process goes on.
+HEADLESS = """python3 -c '
+import ctypes, os, platform, threading, time
+threading.Thread(target=time.sleep, args=[1000]).start()
+print(flush=True)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+' & wait"""
 ESCAPES = {
+    "headless": HEADLESS,
     "child": "sleep 1000 & echo; wait",
     "orphan": "(sleep 1000 & ) ; echo; sleep 1000",
     "session": "setsid sleep 1000 & echo; wait",
@@ -40,7 +49,7 @@ def start(top: Path) -> Iterator[Start]:
 
     def start(script: str, shell: str = "bash") -> Child:
         reader, writer = os.pipe()
-        child = spawn(
+        steps = spawn(
             [shell, "-c", script],
             identity=Identity(BOB, BOB, (BOB,), "bob", "/"),
             cwd=cwd,
@@ -49,7 +58,7 @@ def start(top: Path) -> Iterator[Start]:
             settings=Settings(512),
             mark=secrets.randbits(50) << 10,
         )
-        started.append(child)
+        started.append(child := finish(steps))
         os.close(writer)
         assert select.select([reader], [], [], 10 * UNIT)[0]
         os.close(reader)

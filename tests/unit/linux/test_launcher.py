@@ -4,12 +4,13 @@ import base64
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from agentd.errors import Unavailable
 from agentd.linux import launcher as module
 from agentd.linux import launching
 from agentd.linux.identity import Change
-from agentd.linux.launcher import CODE, Launch, Launcher, native
+from agentd.linux.launcher import CODE, PYTHON, Launch, Launcher, _Choice, native
 from agentd.linux.reaping import reap
+from agentd.linux.steps import finish
 from tests.conftest import UNIT
 from tests.process.harness.deaf import deaf
 from tests.process.harness.tracer import held
@@ -44,6 +46,16 @@ def begin(launcher: Launcher, top: Path) -> Iterator[Begin]:
     yield begin
     for fd in (cwd, null, out):
         os.close(fd)
+
+
+@contextmanager
+def no_more_fds() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def ended(launch: Launch) -> int:
@@ -86,7 +98,7 @@ def test_it_is_the_daemon_s_until_it_is_told_to_go(begin: Begin, top: Path) -> N
     with closing(begin("echo ran")) as launch:
         assert fact(launch.pid, "Uid") == [str(os.geteuid())] * 4
         assert (top / "workspace/out").read_text() == ""
-        assert launch.go(AS_BOB) is None
+        assert finish(launch.go(AS_BOB)) is None
         assert ended(launch) == 0
     assert (top / "workspace/out").read_text() == "ran\n"
 
@@ -101,7 +113,7 @@ def test_without_orders_it_ends_and_nothing_runs(begin: Begin, top: Path) -> Non
 def test_one_that_is_killed_meanwhile_has_run_as_far_as_one_can_tell(begin: Begin) -> None:
     with closing(begin("echo ran")) as launch:
         os.kill(launch.pid, signal.SIGKILL)
-        assert launch.go(AS_BOB) is None
+        assert finish(launch.go(AS_BOB)) is None
         assert ended(launch) == -signal.SIGKILL
 
 
@@ -110,7 +122,7 @@ def test_one_that_its_user_has_stopped_is_not_waited_for(begin: Begin) -> None:
         os.kill(launch.pid, signal.SIGSTOP)
         assert eventually(lambda: fact(launch.pid, "State")[0] == "T")
         with pytest.raises(Unavailable, match="stopped by its user"):
-            launch.go(AS_BOB)
+            finish(launch.go(AS_BOB))
         launch.kill()
 
 
@@ -119,7 +131,7 @@ def test_one_that_is_stopped_and_takes_no_orders_holds_up_nobody(begin: Begin, m
     with closing(begin("true", **{f"V{number}": "x" * 100_000 for number in range(9)})) as launch:
         os.kill(launch.pid, signal.SIGSTOP)
         with pytest.raises(Unavailable, match="stopped by its user"):
-            launch.go(AS_BOB)
+            finish(launch.go(AS_BOB))
         launch.kill()
 
 
@@ -131,7 +143,7 @@ def test_one_whose_end_is_kept_back_is_not_waited_for(begin: Begin) -> None:
 
 def test_nothing_that_has_the_daemon_s_rights_heeds_the_program_s_environment(begin: Begin, top: Path) -> None:
     with closing(begin("true", LD_PRELOAD="/no/such/library")) as launch:
-        assert launch.go(AS_BOB) is None
+        assert finish(launch.go(AS_BOB)) is None
         assert ended(launch) == 0
     # The shell's own loader complains, which is bob's.
     assert (top / "workspace/out").read_text().count("/no/such/library") == 1
@@ -150,7 +162,7 @@ def test_of_several_refusals_the_one_that_tells_most_is_reported(
     begin: Begin, paths: tuple[str, ...], number: int
 ) -> None:
     with closing(begin("true", paths)) as launch:
-        refused = launch.go(AS_BOB)
+        refused = finish(launch.go(AS_BOB))
         assert ended(launch) == 127
     assert refused is not None
     assert (refused.error.errno, refused.step) == (number, launching.PROGRAM)
@@ -158,7 +170,7 @@ def test_of_several_refusals_the_one_that_tells_most_is_reported(
 
 def test_one_with_more_groups_than_can_be_told_does_not_run_with_fewer(begin: Begin) -> None:
     with closing(begin("true")) as launch:
-        refused = launch.go(Change(BOB, BOB, tuple(range(5000))))
+        refused = finish(launch.go(Change(BOB, BOB, tuple(range(5000)))))
         launch.kill()
     assert refused is not None
     assert refused.step == launching.IDS
@@ -166,7 +178,7 @@ def test_one_with_more_groups_than_can_be_told_does_not_run_with_fewer(begin: Be
 
 def test_an_id_that_is_none_is_refused_and_nothing_runs(begin: Begin, top: Path) -> None:
     with closing(begin("echo ran")) as launch:
-        refused = launch.go(Change(BOB, BOB, (launching.SAME,)))
+        refused = finish(launch.go(Change(BOB, BOB, (launching.SAME,))))
         assert ended(launch) == 127
     assert refused is not None
     assert refused.step == launching.IDS
@@ -181,6 +193,24 @@ def test_one_that_sleeps_in_a_file_system_that_does_not_answer_is_given_up(
     with deaf(top / "deaf"):
         with closing(begin("true", (str(top / "deaf/program"),))) as launch:
             with pytest.raises(Unavailable, match="file system is too slow"):
-                launch.go(Change(-1, -1, None))
+                finish(launch.go(Change(-1, -1, None)))
             launch.kill()
     reap(launch.pid, 10 * UNIT)
+
+
+def test_what_failed_for_want_of_something_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = _Choice()
+    monkeypatch.setattr(module, "_PAUSE", 0)
+    with no_more_fds():
+        assert choose() is PYTHON
+    assert choose().is_native
+    os.close(choose().fd)
+
+
+def test_what_failed_for_good_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = _Choice()
+    monkeypatch.setattr(module, "_PAUSE", 0)
+    with monkeypatch.context() as without:
+        without.setattr(module, "CODE", {})
+        assert choose() is PYTHON
+    assert choose() is PYTHON

@@ -12,6 +12,7 @@ from agentd.errors import (
     NotFound,
     PermissionDenied,
     ReadOnlyFileSystem,
+    RequestTooLarge,
     StorageFailed,
     Unavailable,
 )
@@ -27,7 +28,9 @@ from agentd.linux.oserrors import os_errors, translate
         (errno.EROFS, ReadOnlyFileSystem),
         (errno.ENOSPC, NoSpace),
         (errno.EDQUOT, NoSpace),
+        (errno.EFBIG, RequestTooLarge),
         (errno.EIO, StorageFailed),
+        (errno.ESTALE, Conflict),
         (errno.ENOTEMPTY, Conflict),
         (errno.EMFILE, Unavailable),
     ],

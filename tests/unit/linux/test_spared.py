@@ -8,6 +8,7 @@ import pytest
 
 from agentd.errors import Conflict, PathReserved
 from agentd.linux import trees
+from agentd.linux.private import private_directory
 from agentd.linux.reserved import inode
 
 NOBODY = 65534
@@ -72,12 +73,12 @@ def test_prune_never_enters_the_daemons_own_tree(tmp_path: Path, monkeypatch: py
 def test_private_directory_goes_when_it_is_empty_and_is_used_again_when_not(tmp_path: Path, top: int) -> None:
     tmp_path.chmod(0o2755)
     for _ in range(2):
-        with trees.private_directory(top, "p") as fd:
+        with private_directory(top, "p") as fd:
             os.close(os.open("kept", os.O_CREAT, dir_fd=fd))
-    with trees.private_directory(top, "p", make=False) as fd:
+    with private_directory(top, "p", make=False) as fd:
         os.unlink("kept", dir_fd=fd)
     assert os.listdir(top) == []
-    with pytest.raises(FileNotFoundError), trees.private_directory(top, "p", make=False):
+    with pytest.raises(FileNotFoundError), private_directory(top, "p", make=False):
         pass
 
 
@@ -86,6 +87,6 @@ def test_private_directory_of_somebody_else_is_in_the_way(tmp_path: Path, top: i
     (tmp_path / "p").mkdir()
     (tmp_path / "p").chmod(mode)
     os.chown(tmp_path / "p", owner, owner)
-    with pytest.raises(Conflict), trees.private_directory(top, "p"):
+    with pytest.raises(Conflict), private_directory(top, "p"):
         pass
     assert os.listdir(top) == ["p"]

@@ -21,6 +21,7 @@ from agentd.linux import syscalls
 from agentd.linux.identity import Identity
 from agentd.linux.launcher import Launcher
 from agentd.linux.spawn import Child, Limits, Settings, spawn
+from agentd.linux.steps import finish
 from tests.unit.linux.conftest import BOB
 
 ROOT = Identity(0, 0, (0,), "root", "/root")
@@ -52,7 +53,8 @@ def run(top: Path, launcher: Launcher) -> Iterator[Run]:
         env = {"PATH": os.environ["PATH"], **named.pop("env", {})}
         settings = msgspec.structs.replace(settings or Settings(SOFT), launcher=launcher)
         try:
-            child = spawn(argv, identity=identity, env=env, fds=fds, settings=settings, **{"cwd": cwd, **named})
+            more = {"cwd": cwd, **named}
+            child = finish(spawn(argv, identity=identity, env=env, fds=fds, settings=settings, **more))
         finally:
             os.close(writer)
         with open(reader, "rb") as output, child:
@@ -168,8 +170,10 @@ def test_a_terminal_becomes_the_controlling_one_and_the_user_s(run: Run, bob: Id
     script = "tty > /dev/tty && stat -c %u $(tty) && ps -o tty= -p $$"
     child_fds = {0: theirs, 1: theirs, 2: theirs}
     run("sh", "-c", script, more=child_fds, terminal=True, identity=bob)
-    name = os.ttyname(theirs)
-    assert os.read(ours, 1000).decode().split() == [name, str(BOB), name.removeprefix("/dev/")]
+    name, text = os.ttyname(theirs), b""
+    while text.count(b"\n") < 3:  # what a terminal's other end gets comes a little later
+        text += os.read(ours, 1000)
+    assert text.decode().split() == [name, str(BOB), name.removeprefix("/dev/")]
     for fd in (ours, theirs):
         os.close(fd)
 

@@ -10,6 +10,7 @@ import pytest
 
 from agentd.errors import Conflict, PathReserved, PermissionDenied, TargetConflict
 from agentd.linux.trees import merge, remove, sync_tree
+from tests.descriptors import nothing_stays_open
 
 
 class Crash(Exception):
@@ -424,9 +425,8 @@ def test_no_descriptor_is_left_open(trees):
     staged, target = trees("s"), trees("t")
     staged.write(a__b="1", c__d="2")
     target.write(a__b="0", c="clash")
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(TargetConflict):
-        merge(staged.fd, target.fd, nothing)
-    sync_tree(target.fd)
-    remove(target.fd, "a")
-    assert os.listdir("/proc/self/fd") == before
+    with nothing_stays_open():
+        with pytest.raises(TargetConflict):
+            merge(staged.fd, target.fd, nothing)
+        sync_tree(target.fd)
+        remove(target.fd, "a")

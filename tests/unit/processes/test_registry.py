@@ -15,6 +15,9 @@ from agentd.processes.process import signal_number
 from agentd.processes.registry import Processes
 from agentd.processes.terms import Order
 from tests.conftest import UNIT
+from tests.descriptors import nothing_stays_open
+from tests.process.harness.leases import leased
+from tests.terminals import lives
 from tests.unit.processes.conftest import BOB, MakeProcesses
 
 
@@ -98,6 +101,13 @@ async def test_time_that_is_up_ends_the_whole_tree_and_keeps_the_output(processe
     done = await processes.run(sh("echo said; setsid sleep 1000 & sleep 1000", timeout=0.2 * UNIT))
     assert (done.ending.reason, done.stdout) == ("timed_out", b"said\n")
     assert done.ending.code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+
+
+async def test_time_that_is_up_is_told_when_nothing_is_left(processes: Processes) -> None:
+    script = "trap '' TERM; sleep 1000 & trap - TERM; echo $!; exec sleep 1000"
+    done = await processes.run(sh(script, timeout=0.2 * UNIT))
+    assert done.ending.reason == "timed_out"
+    assert not lives(int(done.stdout))
 
 
 async def test_one_that_is_deaf_to_a_request_is_killed_after_the_grace(processes: Processes) -> None:
@@ -206,14 +216,13 @@ async def test_of_those_that_ended_the_newest_are_kept_and_none_for_ever(make_pr
 
 async def test_what_fails_to_start_leaves_no_fd_behind(processes: Processes) -> None:
     await processes.run(sh("true"))
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        with pytest.raises(errors.ProgramNotFound):
-            await processes.start(Order(("no-such-program",), stdin="pipe"))
-    await processes.run(sh("true"))
-    for process in processes.list():
-        process.close()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    with nothing_stays_open():
+        for _ in range(5):
+            with pytest.raises(errors.ProgramNotFound):
+                await processes.start(Order(("no-such-program",), stdin="pipe"))
+        await processes.run(sh("true"))
+        for process in processes.list():
+            process.close()
 
 
 async def test_the_server_s_limits_bind_every_request(make_processes: MakeProcesses) -> None:
@@ -257,6 +266,33 @@ async def test_the_end_of_the_room_is_the_end_of_all(make_processes: MakeProcess
     assert not Path(f"/proc/{orphan}").exists() or "Z" in Path(f"/proc/{orphan}/stat").read_text()
     with pytest.raises(errors.Unavailable):
         await processes.start(sh("true"))
+
+
+async def test_the_end_of_the_room_is_the_end_of_a_start_that_is_held_up(processes: Processes, top: Path) -> None:
+    with leased(BOB, top / "workspace", "program"):
+        start = asyncio.get_running_loop().create_task(processes.start(Order(("./program",), user="bob")))
+        await asyncio.sleep(0.1 * UNIT)
+        assert processes.running == 1
+        async with asyncio.timeout(10 * UNIT):
+            await processes.end()
+        with pytest.raises(errors.Unavailable, match="being ended"):
+            await start
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+async def test_many_that_are_slow_to_end_do_not_hold_up_the_end_of_another(make_processes: MakeProcesses) -> None:
+    processes = make_processes(grace=1.5 * UNIT)
+    stubborn = [await processes.start(sh("trap '' TERM; echo; while :; do sleep 1000; done")) for _ in range(16)]
+    for process in stubborn:
+        await anext(process.output.follow())
+    other = await processes.start(sh("sleep 1000"))
+    stops = [asyncio.get_running_loop().create_task(process.stop()) for process in stubborn]
+    await asyncio.sleep(0.1 * UNIT)
+    began = time.monotonic()
+    await other.stop()
+    assert time.monotonic() - began < 1.3 * UNIT
+    await asyncio.gather(*stops)
 
 
 async def test_64_at_once_all_tell_their_own_status(processes: Processes) -> None:

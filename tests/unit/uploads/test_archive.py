@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from agentd.errors import (
 from agentd.linux.copying import Stopped
 from agentd.uploads.archive import ArchiveLimits, Unpacked, unpack
 from tests.archives import END, LIMITS, Place, checked, entry, folder, header, link, pax, record, tar
+from tests.descriptors import nothing_stays_open
 
 
 @pytest.fixture
@@ -333,12 +335,26 @@ def test_full_disk_is_told_with_the_entry_that_found_it(place, tmpfs):
     assert refusal.value.facts["path"] == "big"
 
 
+def test_hard_link_more_than_the_file_system_takes_is_told_as_that(place, tmp_path):
+    (place.tree / "a").touch()
+    (tmp_path / "names").mkdir()
+    try:
+        with suppress(OSError):
+            for number in range(70_000):
+                os.link(place.tree / "a", tmp_path / "names" / str(number))
+        if (place.tree / "a").stat().st_nlink > 70_000:
+            pytest.skip("no such limit here")
+        with pytest.raises(ArchiveLinkInvalid, match="one hard link more"):
+            place.unpack(tar(entry("one more", tarfile.LNKTYPE, link="a")))
+    finally:
+        shutil.rmtree(tmp_path / "names")
+
+
 def test_no_descriptor_is_left_open(place):
-    before = os.listdir("/proc/self/fd")
-    place.unpack(tar(entry("a/b", content=b"1"), entry("c", tarfile.LNKTYPE, link="a/b")))
-    with pytest.raises(ArchivePathInvalid):
-        place.unpack(tar(entry("a/b/c")))
-    assert os.listdir("/proc/self/fd") == before
+    with nothing_stays_open():
+        place.unpack(tar(entry("a/b", content=b"1"), entry("c", tarfile.LNKTYPE, link="a/b")))
+        with pytest.raises(ArchivePathInvalid):
+            place.unpack(tar(entry("a/b/c")))
 
 
 def ordinary_archive():

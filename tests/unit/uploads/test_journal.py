@@ -2,6 +2,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agentd.core.conflict import ConflictMode, Kind
 from agentd.uploads import journal
 from agentd.uploads.journal import Abort, Header, Intent, Journal, JournalDamaged, Limits, Part, Published, Record
+from tests.faults import fuse
 
 
 def header(**changes: object) -> Header:
@@ -130,3 +132,28 @@ def test_records_that_threads_append_at_once_are_all_read_back(fd: int) -> None:
 def flip(fd: int, position: int) -> None:
     (byte,) = os.pread(fd, 1, position)
     os.pwrite(fd, bytes([byte ^ 0x10]), position)
+
+
+@pytest.fixture
+def unsyncable(tmp_path: Path) -> Iterator[int]:
+    """An empty file of a file system that refuses fsync(2)."""
+    source, place = tmp_path / "source", tmp_path / "place"
+    for path in (source, place):
+        path.mkdir()
+    (source / "journal").touch()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(fuse.volume(source, place, fuse.FSYNC))
+        except OSError as error:
+            pytest.skip(f"{error}")
+        yield stack.enter_context((place / "journal").open("r+b", 0)).fileno()
+
+
+def test_a_record_that_could_not_be_synced_is_taken_back(unsyncable: int) -> None:
+    made = journal.create(unsyncable, header(), 3)
+    made.append(unsyncable, RECORDS[:1])
+    with pytest.raises(PermissionError):
+        made.append(unsyncable, [Abort(1.0)], durable=True)
+    assert journal.read(unsyncable)[1:] == (RECORDS[:1], None)
+    made.append(unsyncable, RECORDS[1:2])
+    assert journal.read(unsyncable)[1:] == (RECORDS[:2], None)

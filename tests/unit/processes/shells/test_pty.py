@@ -15,6 +15,7 @@ from agentd.linux.places import Places
 from agentd.processes.pty import Opening, Terminal, TerminalLimits, Terminals
 from agentd.processes.registry import Processes
 from tests.conftest import UNIT
+from tests.descriptors import nothing_stays_open
 from tests.terminals import lives
 
 KEPT = 1 << 16
@@ -214,10 +215,8 @@ async def test_one_that_cannot_be_opened_leaves_no_fd(
     terminals: Terminals, opening: Opening, error: type[Exception]
 ) -> None:
     await ended(await terminals.open(script("true")))
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(error):
+    with nothing_stays_open(), pytest.raises(error):
         await terminals.open(opening)
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_an_id_is_that_of_one_open_terminal_at_a_time(terminals: Terminals) -> None:

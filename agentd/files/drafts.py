@@ -9,6 +9,7 @@ note, by which the next daemon deletes what a crash has left in them. All functi
 import errno
 import os
 import secrets
+import string
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
@@ -22,6 +23,7 @@ from agentd.linux.settling import rename_new
 
 WRITES = "writes"
 _CHECK = 16 << 20  # bytes between two looks at the free space
+_NAME_LENGTH = 16  # of secrets.token_hex(8)
 _LARGE = 1 << 20  # bytes from which space is taken before they come, and some has to be left
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -158,7 +160,7 @@ class Drafts:
             keep.callback(self._forget, name)
             home = keep.enter_context(private_directory(place.dir_fd, name))
             with suppress(OSError):
-                os.symlink(f"{os.fstat(home).st_ino} {os.path.dirname(place.path)}/{name}", name, dir_fd=self._home)
+                os.symlink(f"{_identity(home)} {os.path.dirname(place.path)}/{name}", name, dir_fd=self._home)
             yield home
 
     def _forget(self, name: str) -> None:
@@ -186,12 +188,18 @@ def private_name() -> str:
 def _clean(root: Root, note: str) -> None:
     """Deletes what is in the directory that the note tells of, if it is still that. Raises ValueError, OSError, and
     what `Root.locate` raises."""
-    number, path = note.split(" ", 1)
+    identity, path = note.split(" ", 1)
     with root.locate(path, follow=False) as found:
         with private_directory(found.dir_fd, found.name, make=False) as home:
-            if os.fstat(home).st_ino == int(number):
+            if _identity(home) == identity:
                 for name in os.listdir(home):
-                    trees.remove(home, name)
+                    if len(name) == _NAME_LENGTH and not name.strip(string.hexdigits):
+                        trees.remove(home, name)
+
+
+def _identity(fd: int) -> str:
+    found = os.fstat(fd)
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _rename(home: int, name: str, place: Location, replace: bool) -> None:

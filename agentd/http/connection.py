@@ -15,6 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from agentd.errors import AgentError, HeaderTooLarge, InvalidRequest, RequestTimeout
 from agentd.http import web
+from agentd.http.flow import cut
 from agentd.http.ingest import Lender
 from agentd.http.problem import internal
 
@@ -95,9 +96,16 @@ class Connection(Lender):
         if self.idle or self._upgraded or self._body is None or not self._body.is_eof():
             return False
         if self._timer is None:
-            self.close()  # after the answer
-            self._timer = self._loop.call_later(HALF_OPEN_SECONDS, self.force_close)
+            if not self._messages:
+                self.close()  # after the answer
+            self._timer = self._loop.call_later(HALF_OPEN_SECONDS, self._end_half_open)
         return True
+
+    def _end_half_open(self) -> None:
+        if self.idle:
+            self.force_close()
+        elif self.transport is not None:
+            cut(self.transport)  # a close would wait for a client that takes nothing
 
     def _end_of_head(self) -> None:
         self._head_bytes = 0

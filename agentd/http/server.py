@@ -14,6 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from uuid import uuid4
 
@@ -37,6 +38,7 @@ from agentd.http.connection import Connection, Connections
 from agentd.http.download import Download
 from agentd.http.ending import Ending
 from agentd.http.endpoint import SOCKET, Call, Dialect, FileResult, Stand, StreamResult, TextResult
+from agentd.http.flow import taking
 from agentd.http.health import Health
 from agentd.http.origin import Origins
 from agentd.http.problem import SERVER, internal, respond
@@ -50,6 +52,7 @@ from agentd.telemetry import Metrics, fields, request_id
 BACKLOG = 1024
 CANCEL_SECONDS = 5.0
 LAST_SECONDS = 1.0
+LARGE = 256 << 10  # bytes of an answer that the sockets may not hold
 GONE_STATUS = 499
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|(?![\s\S]))", re.IGNORECASE)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}(?![\s\S])")
@@ -347,11 +350,15 @@ class Server:
             response.force_close()
         if isinstance(exchange.error, RequestTimeout) and isinstance(request.protocol, Connection):
             request.protocol.no_lingering()
+        taken: AbstractAsyncContextManager[None] = nullcontext()
+        if content is None and (response.content_length or 0) > LARGE and request.transport is not None:
+            taken = taking(request.transport, self._limits.body_stall_timeout, lambda: request.writer.output_size)
         try:
-            await response.prepare(request)
-            if content is not None:
-                await content.send(self._limits.body_stall_timeout)
-            await response.write_eof()
+            async with taken:
+                await response.prepare(request)
+                if content is not None:
+                    await content.send(self._limits.body_stall_timeout)
+                await response.write_eof()
         except ConnectionError:
             raise ClientGone("the client left before the end of its answer") from None
         return response

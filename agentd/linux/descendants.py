@@ -204,6 +204,8 @@ def _marks_of(pid: int) -> range:
     with suppress(OSError):
         text = _read(pid, "limits")
         mark, rest = (_hard(text, name) for name in (b"Max resident set", _half()[1]))
+        if rest == 0 and _half()[0] == resource.RLIMIT_CORE:  # many programs want no core file, and mean no harm
+            rest = None if mark is None else TOP - mark
         if mark is not None and rest is not None:
             return range(mark, TOP - rest + 1)
     return range(0)

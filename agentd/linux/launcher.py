@@ -192,7 +192,8 @@ class Launch:
 
     def kill(self) -> None:
         """Ends and reaps it; where it sleeps in the kernel, a later start does the latter."""
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         reap(self.pid, _REAP_SECONDS)
 
     def close(self) -> None:

@@ -128,12 +128,17 @@ def movable(*entries: tuple[int, str]) -> Iterator[None]:
             found = os.fstat(fd)
             if stat.S_ISDIR(found.st_mode):
                 path, mode = f"/proc/self/fd/{fd}", stat.S_IMODE(found.st_mode)
-                with suppress(PermissionError):  # it may be moved nonetheless
+                if found.st_uid == os.geteuid() and mode & 0o700 == 0o700:
+                    continue
+                try:
                     if found.st_uid != os.geteuid():
                         os.chown(path, os.geteuid(), -1)
                         undo.callback(os.chown, path, found.st_uid, -1)
                     os.chmod(path, mode | 0o700)
                     undo.callback(os.chmod, path, mode)
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, *MOUNT_REFUSALS):  # it may be moved nonetheless
+                        raise
         yield
 
 
@@ -162,6 +167,8 @@ def fill(source: int, place: Location, *, durable: bool) -> None:
     with decided_as(place.rights[0], "write", place.path) if place.rights else nullcontext():
         fd = os.open(place.name, flags, 0o600, dir_fd=place.dir_fd)
     try:
+        if place.stat is not None and not os.path.samestat(place.stat, os.fstat(fd)):
+            raise OSError(errno.ESTALE, "another file has taken its place", place.name)
         once(IN_PLACE, os.fstat(fd).st_dev)
         allocate(fd, 0, staged.st_size)
         copy_range(source, fd, staged.st_size)

@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 from agentd.errors import PathReserved, TargetConflict
 from agentd.failpoints import hit
@@ -388,12 +389,13 @@ def _seize(dir_fd: int, name: str) -> int:
 
 
 def _take_over(fd: int) -> None:
-    try:
-        os.chown(f"/proc/self/fd/{fd}", os.geteuid(), os.getegid())
-        os.chmod(f"/proc/self/fd/{fd}", 0o700)
-    except OSError as failure:
-        if failure.errno not in (errno.EACCES, *MOUNT_REFUSALS):
-            raise
+    path = f"/proc/self/fd/{fd}"
+    for take in (partial(os.chown, path, os.geteuid(), os.getegid()), partial(os.chmod, path, 0o700)):
+        try:
+            take()
+        except OSError as failure:
+            if failure.errno not in (errno.EACCES, *MOUNT_REFUSALS):
+                raise
 
 
 def _names(fd: int) -> Iterator[str]:

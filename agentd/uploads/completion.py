@@ -121,10 +121,10 @@ class Completion:
         async def told() -> None:
             await upload.record(Abort(now) if aborted else Expire(now), then=lambda: upload.turn(state, now))
 
-        async def freed() -> None:
+        async def freed(*, at_last: bool = True) -> None:
             if was_whole:  # what an earlier daemon left beside the target, which may not have been mounted since
                 await in_thread(self._publisher.clean_beside, upload.header, pool=LONG)
-            await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", pool=LONG)
+            await in_thread(self._store.empty, upload.id, upload.journal, "abort.mid_unlink", at_last, pool=LONG)
 
         try:
             try:
@@ -132,7 +132,7 @@ class Completion:
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                await freed()  # there is room for the record then
+                await freed(at_last=False)  # there is room for the record then
                 await told()
             hit("abort.after_record" if aborted else "sweep.after_record")
             await freed()

@@ -161,15 +161,16 @@ class Store:
             undo.pop_all()
         return Files(directory, fd, data, os.fstat(data).st_size if data >= 0 else -1)
 
-    def empty(self, upload_id: str, made: journal.Journal, point: str) -> None:
-        """Leaves an ended upload its journal, cut to what is used: the tombstone. ``point``: a failpoint between."""
+    def empty(self, upload_id: str, made: journal.Journal, point: str, at_last: bool = True) -> None:
+        """Leaves an ended upload its journal, cut to what is used: the tombstone. ``point``: a failpoint between.
+        ``at_last``: nothing more is to be written there, so that the journal may be replaced by a shorter one."""
         with _opened(upload_id, _DIRECTORY, self.uploads) as directory:
             for name in (TREE, DATA):  # where the data is still there, a later daemon knows that there is work left
                 trees.remove(directory, name)
                 hit(point)
             with _opened(JOURNAL, os.O_RDWR, directory) as fd:
                 os.ftruncate(fd, made.bytes_used)
-                if made.offset > journal.PAGE:  # whoever asked for it may have said much about it
+                if at_last and made.offset > journal.PAGE:  # whoever asked for it may have said much about it
                     self._shorten(directory, journal.epitaph(fd, made.header))
 
     def _shorten(self, directory: int, content: bytes) -> None:

@@ -175,12 +175,13 @@ def test_a_copy_beside_its_target_that_would_leave_too_little_free_is_not_made(
     assert client.abort(session).status == 204
 
 
+@pytest.mark.parametrize("metadata", [{}, {"said": "much " * 2000}], ids=["little", "much"])
 def test_an_upload_whose_journal_has_no_room_left_is_aborted_on_a_full_disk(
-    mount: Mount, start_daemon: StartDaemon
+    mount: Mount, start_daemon: StartDaemon, metadata: dict[str, str]
 ) -> None:
     root = mount()
     client = Client(start_daemon(*FLAGS, root=root))
-    session = client.begin("target", len(CONTENT))
+    session = client.begin("target", len(CONTENT), metadata=metadata)
     client.send(session, CONTENT)
     client.daemon.kill9()
     with (root / "workspace/.nullspace/uploads/v1" / session["upload_id"] / "journal").open("r+b") as file:

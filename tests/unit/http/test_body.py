@@ -240,6 +240,16 @@ async def test_a_client_that_sends_nothing_more_gets_its_answer_and_an_end(open_
     assert await peer.ended()
 
 
+async def test_all_requests_that_came_before_the_end_of_a_client_are_answered(open_door: OpenDoor) -> None:
+    async def get(_: Call) -> dict[str, int]:
+        return {}
+
+    peer = await (await open_door(Endpoint("GET", "/get", "get", get))).connect()
+    await peer.write(b"GET /get HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    peer.finish()
+    assert (await peer.everything()).count("HTTP/1.1 200") == 3
+
+
 async def test_a_client_that_sends_nothing_more_is_not_waited_for_without_end(
     open_door: OpenDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

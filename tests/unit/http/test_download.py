@@ -120,3 +120,21 @@ async def test_a_client_that_leaves_midway_leaves_nothing_behind(door: Door) -> 
         door.peers[-1].reset()
     await until(lambda: "agentd_requests_active 0\n" in door.metrics.render())
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_a_client_that_sends_nothing_more_and_takes_nothing_is_gone_soon(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.http.connection.HALF_OPEN_SECONDS", 0.05)
+    await asked(door)
+    door.peers[-1].finish()
+    await until(lambda: "agentd_connections 0\n" in door.metrics.render())
+
+
+async def test_an_answer_in_memory_that_nobody_takes_is_given_up_too(open_door: OpenDoor) -> None:
+    async def give(_: Call) -> list[str]:
+        return ["x" * SIZE]
+
+    door = await open_door(Endpoint("GET", "/give", "give", give), body_stall_timeout=STALL)
+    await asked(door)
+    await until(lambda: 'code="request_timeout"' in door.metrics.render())

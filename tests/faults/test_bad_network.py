@@ -107,6 +107,6 @@ def test_an_upload_through_a_bad_network_ends_intact(start_daemon: StartDaemon, 
         assert [(one.status, one.body) for one in answers] == [(200, answers[0].body)] * 2
     finally:
         proxy.close()
-    assert proxy.resets > 5
+    assert proxy.resets > 0  # how many it were is chance
     assert (daemon.root / "workspace/target").read_bytes() == content
     assert len(Client(daemon).call("GET", "/uploads").json()["items"]) == 1

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 from agentd.errors import AgentError, NoSpace
 from agentd.linux import syscalls, trees
-from agentd.linux.copying import allocate
+from agentd.linux.copying import allocate, free_bytes
 from agentd.linux.descriptor import Descriptor
 from agentd.linux.private import private_directory
 from agentd.linux.root import Location, Root
@@ -210,8 +210,7 @@ def _rename(home: int, name: str, place: Location, replace: bool) -> None:
 
 
 def _check_free(fd: int, floor: int, more: int) -> None:
-    found = os.fstatvfs(fd)
-    free = found.f_bavail * found.f_frsize
+    free = free_bytes(fd)
     if free - more < floor:
         raise NoSpace(
             f"{free} bytes are free and {floor} have to stay so: make room in the sandbox and repeat",

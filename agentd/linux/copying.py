@@ -37,6 +37,12 @@ def allocate(fd: int, offset: int, length: int) -> bool:
     return True
 
 
+def free_bytes(fd: int) -> int:
+    """What is free for anybody on the file system of ``fd`` (statvfs(3))."""
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize
+
+
 def copy_range(
     source_fd: int,
     target_fd: int,

@@ -29,7 +29,7 @@ from agentd.errors import (
     UploadError,
 )
 from agentd.linux.branch import DIRECTORY, Branch
-from agentd.linux.copying import Stopped, copy_range
+from agentd.linux.copying import Stopped, copy_range, free_bytes
 from agentd.linux.settling import give, unless_mount_refuses
 from agentd.uploads.members import Member, read_members
 
@@ -152,8 +152,7 @@ class _Unpacker:
         self.unchecked += member.size
         if self.limits.free_floor and self.unchecked >= _CHECK:
             self.unchecked = 0
-            found = os.fstatvfs(self.data_fd)
-            if found.f_bavail * found.f_frsize - member.size < self.limits.free_floor:
+            if free_bytes(self.data_fd) - member.size < self.limits.free_floor:
                 floor = self.limits.free_floor
                 why = (
                     f"leaves too little space, as {floor} bytes have to stay free: make room in the sandbox and repeat"

@@ -26,6 +26,7 @@ import xxhash
 
 from agentd.core.conflict import ConflictMode, Kind
 from agentd.core.parts import Digests
+from agentd.linux.copying import allocate
 
 MAGIC = b"agentdJ1"
 VERSION = 1
@@ -240,8 +241,12 @@ def create(fd: int, header: Header, parts: int) -> Journal:
     """Writes a new journal into the empty file ``fd``, with room for ``parts`` parts. Blocks."""
     capacity = parts + SPARE_RECORDS
     beginning, salt = encode_header(header, capacity)
-    # Written out, as not every libc makes up for a file system without fallocate(2).
-    write_at(fd, beginning + bytes(capacity * RECORD.size), 0)
+    room = capacity * RECORD.size
+    if allocate(fd, 0, len(beginning) + room):
+        os.ftruncate(fd, len(beginning) + room)
+        write_at(fd, beginning, 0)
+    else:
+        write_at(fd, beginning + bytes(room), 0)
     return Journal(header, salt, len(beginning), capacity)
 
 

@@ -30,7 +30,7 @@ from agentd.core.parts import Digests, Span
 from agentd.errors import InsufficientStagingSpace
 from agentd.failpoints import hit
 from agentd.linux import trees
-from agentd.linux.copying import allocate
+from agentd.linux.copying import allocate, free_bytes
 from agentd.linux.reserved import inode
 from agentd.linux.syscalls import (
     FALLOC_FL_KEEP_SIZE,
@@ -121,8 +121,7 @@ class Store:
         return sorted(os.listdir(self.quarantine_fd))
 
     def free_bytes(self) -> int:
-        found = os.fstatvfs(self.uploads)
-        return found.f_bavail * found.f_frsize
+        return free_bytes(self.uploads)
 
     def create(self, header: journal.Header, parts: int) -> journal.Journal:
         """Makes the upload's directory: whole under a hidden name, then renamed."""
@@ -262,8 +261,7 @@ def reserve(fd: int, span: Span, free_floor: int) -> None:
     except OSError:
         _release(fd, span)
         raise
-    found = os.fstatvfs(fd)
-    free = found.f_bavail * found.f_frsize
+    free = free_bytes(fd)
     if free - missing < free_floor:
         _release(fd, span)
         raise InsufficientStagingSpace(

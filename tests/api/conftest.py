@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.alone import FLAGS
 from tests.api.trees import Reader
 from tests.conftest import Daemon
 from tests.uploading import Client
@@ -22,6 +23,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon = Daemon(place / "root", place / "stderr", flags, {})
     yield daemon
     assert daemon.term() == 0
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """In stand-alone mode. Nothing in it may have failed unforeseen."""
+    place = tmp_path_factory.mktemp("alone")
+    (place / "root").mkdir()
+    daemon = Daemon(place / "root", place / "stderr", FLAGS, {})
+    yield daemon
+    assert daemon.term() == 0
+    assert not [line for line in daemon.log() if line.get("status", 0) == 500 or "exception" in line]
 
 
 @pytest.fixture

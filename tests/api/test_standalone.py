@@ -16,16 +16,6 @@ NOBODY = "sb_0000000000000000"
 SOON_MS = int(1000 * UNIT)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    place = tmp_path_factory.mktemp("alone")
-    (place / "root").mkdir()
-    daemon = Daemon(place / "root", place / "stderr", FLAGS, {})
-    yield daemon
-    assert daemon.term() == 0
-    assert not [line for line in daemon.log() if line.get("status", 0) == 500 or "exception" in line]
-
-
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield

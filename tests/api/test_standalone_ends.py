@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,6 @@ from tests.process.harness.waiting import eventually
 
 ENDS = {"stopped": ("POST", "/hibernate"), "deleted": ("DELETE", "")}
 RESTART, GOING_AWAY = 1012, 1001
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    place = tmp_path_factory.mktemp("alone")
-    (place / "root").mkdir()
-    daemon = Daemon(place / "root", place / "stderr", FLAGS, {})
-    yield daemon
-    assert daemon.term() == 0
-    assert not [line for line in daemon.log() if line.get("status", 0) == 500 or "exception" in line]
 
 
 @asynccontextmanager

@@ -3,13 +3,16 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Daemon
+from tests.faults import fuse
 
 Mount = Callable[..., Path]
+Volume = Callable[..., Path]
 
 
 @pytest.fixture
@@ -69,3 +72,23 @@ def fill(place: Path, leave: int) -> Path:
         found = os.fstatvfs(file.fileno())
         os.posix_fallocate(file.fileno(), 0, max(found.f_bavail * found.f_frsize - leave, 1))
     return ballast
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    """``volume(*refused, unknown=(), fixed=None)``: what is behind /volume of the sandbox, see `fuse.Volume`.
+
+    To be named before ``start_daemon``."""
+    with ExitStack() as stack:
+
+        def make(*refused: int, unknown: tuple[int, ...] = (), fixed: int | None = None) -> Path:
+            source, place = tmp_path / "source", tmp_path / "root/volume"
+            source.mkdir()
+            place.mkdir(parents=True)
+            try:
+                stack.enter_context(fuse.volume(source, place, *refused, unknown=unknown, fixed=fixed))
+            except OSError as error:
+                pytest.skip(f"{error}")
+            return source
+
+        yield make

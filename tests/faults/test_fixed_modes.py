@@ -3,14 +3,14 @@ else they refuse: uploads and written files arrive, and nothing else stays."""
 
 import http.client
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Daemon, StartDaemon
 from tests.faults import fuse
+from tests.faults.conftest import Volume
 from tests.filing import Filing
 from tests.process.test_one_user import CAPLESS
 from tests.uploading import Client, content_of, reason, tar_of
@@ -18,26 +18,6 @@ from tests.uploading import Client, content_of, reason, tar_of
 CONTENT = content_of(300_000)
 TREE = tar_of({"sub": None, "sub/file": CONTENT})
 SOMEBODY = 64124
-
-Volume = Callable[..., Path]
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Volume]:
-    """``volume(*refused, fixed=uid)``: what is behind /volume of the sandbox. To be named before ``start_daemon``."""
-    with ExitStack() as stack:
-
-        def make(*refused: int, fixed: int | None = None) -> Path:
-            source, place = tmp_path / "source", tmp_path / "root/volume"
-            source.mkdir()
-            place.mkdir(parents=True)
-            try:
-                stack.enter_context(fuse.volume(source, place, *refused, fixed=fixed))
-            except OSError as error:
-                pytest.skip(f"{error}")
-            return source
-
-        yield make
 
 
 def entries(source: Path) -> list[str]:

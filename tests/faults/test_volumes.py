@@ -1,14 +1,12 @@
 """Volumes of FUSE that refuse renames, modes, owners or directories: what is written arrives nonetheless."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults import fuse
+from tests.faults.conftest import Volume
 from tests.filing import FORM, Filing, code, form
 from tests.uploading import Client, content_of, reason, tar_of
 
@@ -16,26 +14,6 @@ CONTENT = content_of(300_000)
 MOST = (fuse.RENAME, fuse.RENAME2, fuse.SETATTR)
 SOME = [(), (fuse.SETATTR,), (fuse.RENAME, fuse.RENAME2), MOST, (*MOST, fuse.MKDIR)]
 NAMES = ["nothing", "modes", "renames", "modes and renames", "directories too"]
-
-Volume = Callable[..., Path]
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Volume]:
-    """``volume(*refused, unknown=())``: what is behind /volume of the sandbox. To be named before ``start_daemon``."""
-    with ExitStack() as stack:
-
-        def make(*refused: int, unknown: tuple[int, ...] = ()) -> Path:
-            source, place = tmp_path / "source", tmp_path / "root/volume"
-            source.mkdir()
-            place.mkdir(parents=True)
-            try:
-                stack.enter_context(fuse.volume(source, place, *refused, unknown=unknown))
-            except OSError as error:
-                pytest.skip(f"{error}")
-            return source
-
-        yield make
 
 
 @pytest.mark.parametrize("refused", SOME, ids=NAMES)
